@@ -1,0 +1,1 @@
+"""Rewards and preference pairs: what a model's own samples are worth."""

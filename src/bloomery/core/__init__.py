@@ -1,0 +1,1 @@
+"""Configuration, artifacts, files and pools: the ground floor, with no machine learning in it."""

@@ -1,0 +1,165 @@
+"""Finished outputs and where they live: a folder with `artifact.json` in it, found by fingerprint, never by date.
+
+    STORE/artifacts/<stage>-<fingerprint16>/   finished; only ever appears whole, by one rename
+    STORE/work/<stage>-<fingerprint16>/        being made; survives a kill, so that the next run continues in it
+    STORE/work/<stage>-<fingerprint16>.lock    held (flock) by the process that makes it; freed when that process dies
+    STORE/logs/<stage>-<fingerprint16>/        metrics.jsonl and timing.json: when and how fast, not part of the artifact
+
+Whatever is hidden (starts with a dot) in a work folder is scratch and is dropped at commit.
+"""
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import shutil
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any  # Any: the values of a JSON document
+
+from bloomery.core.errors import DataError, StoreError
+from bloomery.core.files import read_json, remove_temporary_files, sha256_file, write_json
+
+RECORD = "artifact.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artifact:
+    """A finished output. `record` is its artifact.json: stage, version, kind, config, inputs, metrics, files."""
+
+    path: Path
+    fingerprint: str
+    kind: str
+    record: Mapping[str, Any]
+
+
+def read_artifact(path: Path) -> Artifact:
+    """The artifact in folder `path`. Raises DataError if there is none."""
+    if not (path / RECORD).is_file():
+        raise DataError(f"{path}: not a finished artifact (no {RECORD} in it)")
+    record = read_json(path / RECORD)
+    return Artifact(path=path, fingerprint=record["fingerprint"], kind=record["kind"], record=record)
+
+
+@dataclass(frozen=True)
+class Store:
+    """The artifacts under one folder."""
+
+    root: Path
+
+    def artifact_path(self, stage: str, fingerprint: str) -> Path:
+        """Where the artifact with this fingerprint is, or would be."""
+        return self.root / "artifacts" / _name(stage, fingerprint)
+
+    def log_path(self, stage: str, fingerprint: str) -> Path:
+        """The folder of metrics.jsonl and timing.json for this artifact."""
+        return self.root / "logs" / _name(stage, fingerprint)
+
+    def find(self, stage: str, fingerprint: str) -> Artifact | None:
+        """The finished artifact, or None."""
+        path = self.artifact_path(stage, fingerprint)
+        return read_artifact(path) if (path / RECORD).is_file() else None
+
+    def list_artifacts(self, stage: str) -> list[Artifact]:
+        """Every finished artifact of a stage, newest first."""
+        found = [read_artifact(p.parent) for p in (self.root / "artifacts").glob(f"{stage}-*/{RECORD}")]
+        return sorted(found, key=lambda a: (a.path / RECORD).stat().st_mtime_ns, reverse=True)
+
+    @contextlib.contextmanager
+    def begin(self, stage: str, fingerprint: str, *, on_wait: Callable[[str], None]) -> Iterator[Path]:
+        """The locked work folder for one artifact, with whatever an earlier, killed run left in it.
+
+        If another process holds the lock, calls `on_wait` once with the holder's description and waits for it.
+        Raises StoreError if the store cannot be written.
+        """
+        work = self.root / "work" / _name(stage, fingerprint)
+        with explain_os_errors(self.root):
+            work.parent.mkdir(parents=True, exist_ok=True)
+            lock = (work.parent / f"{work.name}.lock").open("a+")
+        with lock:
+            _acquire(lock, on_wait)
+            with explain_os_errors(self.root):
+                work.mkdir(exist_ok=True)
+                remove_temporary_files(work)
+            yield work
+
+    def commit(self, work: Path, record: Mapping[str, Any]) -> Artifact:
+        """Makes a work folder an artifact: drops scratch, hashes every file, writes artifact.json last, renames once.
+
+        `record` needs stage, version, fingerprint, kind, config, inputs and metrics. The caller holds the lock.
+        """
+        final = self.artifact_path(record["stage"], record["fingerprint"])
+        with explain_os_errors(self.root):
+            for entry in work.glob(".*"):
+                shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+            files = {}
+            for path in sorted(p for p in work.rglob("*") if p.is_file() and p != work / RECORD):
+                files[path.relative_to(work).as_posix()] = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+            write_json(work / RECORD, {"format": FORMAT, **record, "files": files})
+            _sync_folder(work)
+            final.parent.mkdir(parents=True, exist_ok=True)
+            os.rename(work, final)
+            _sync_folder(final.parent)
+        return read_artifact(final)
+
+    def discard(self, stage: str, fingerprint: str) -> None:
+        """Forgets a finished artifact (its folder is removed), so that the next run makes it again."""
+        path = self.artifact_path(stage, fingerprint)
+        if path.exists():
+            with explain_os_errors(self.root):
+                doomed = path.with_name(f".{path.name}.discarded-{os.getpid()}")
+                os.rename(path, doomed)
+                shutil.rmtree(doomed)
+
+
+@contextlib.contextmanager
+def explain_os_errors(root: Path) -> Iterator[None]:
+    """Turns a full disk, a read-only store or missing rights into a StoreError that says so."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StoreError(f"{root}: the disk is full. Free some space and run the same command again: it continues.") from error
+        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise StoreError(f"{root}: cannot be written ({error.strerror}). Choose another store: --store DIR") from error
+        raise
+
+
+def _name(stage: str, fingerprint: str) -> str:
+    return f"{stage}-{fingerprint[:16]}"
+
+
+def _acquire(lock: Any, on_wait: Callable[[str], None]) -> None:  # Any: typing.IO has no common name with open()'s type
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.seek(0)
+        on_wait(_describe_holder(lock.read()))
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    lock.seek(0)
+    lock.truncate()
+    holder = {"pid": os.getpid(), "host": socket.gethostname(), "command": " ".join(sys.argv), "since": time.strftime("%H:%M:%S")}
+    lock.write(json.dumps(holder))
+    lock.flush()
+
+
+def _describe_holder(text: str) -> str:
+    try:
+        holder = json.loads(text)
+        return f"process {holder['pid']} on {holder['host']} (since {holder['since']}: {holder['command']})"
+    except (ValueError, KeyError):
+        return "another process"
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

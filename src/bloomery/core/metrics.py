@@ -1,0 +1,79 @@
+"""What a stage says while it runs: numbers into metrics.jsonl, progress onto the terminal. Rank 0 speaks, others are silent.
+
+Numbers have stable slash names (`train/loss`, `curate/dropped/too_few_words`) and carry `step` and `tokens` where
+they have them. metrics.jsonl is a log: after a kill it goes on, and of two rows with one step the later is true.
+"""
+
+import contextlib
+import json
+import logging
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+log = logging.getLogger(__name__)
+
+PLAIN_LINE_SECONDS = 10.0
+"""How often progress is said when stderr is not a terminal."""
+
+
+class MetricsLog:
+    """Appends rows of numbers to a JSONL file; with `path=None` nothing is written."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+
+    def write(self, values: Mapping[str, float | int | str]) -> None:
+        """Appends one row, with the time (Unix seconds)."""
+        if self.path is None:
+            return
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"time": round(time.time(), 3), **values}) + "\n")
+
+
+def read_metrics(path: Path) -> list[dict[str, float]]:
+    """The rows of a metrics.jsonl; a torn last line is passed over, a missing file has no rows."""
+    rows: list[dict[str, float]] = []
+    if not path.is_file():
+        return rows
+    for line in path.read_text(encoding="utf-8").splitlines():
+        with contextlib.suppress(ValueError):
+            rows.append(json.loads(line))
+    return rows
+
+
+class Bar:
+    """One line of progress; see `progress`."""
+
+    def __init__(self, label: str, total: int, unit: str, bar: Progress | None) -> None:
+        self._label, self._total, self._unit, self._bar = label, total, unit, bar
+        self._task = bar.add_task(label, total=total, note=unit) if bar else None
+        self._done, self._started, self._said = 0, time.monotonic(), time.monotonic()
+
+    def advance(self, count: int = 1, note: str = "") -> None:
+        """`count` more are done; `note` is a few words such as "loss 3.21, 9,500 tokens/s"."""
+        self._done += count
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, advance=count, note=f"{self._unit} {note}")
+        elif time.monotonic() - self._said > PLAIN_LINE_SECONDS and self._total:
+            self._said = time.monotonic()
+            left = (self._said - self._started) / max(self._done, 1) * (self._total - self._done)
+            log.info("%s: %s/%s %s%s, about %.0f s left", self._label, self._done, self._total, self._unit, f", {note}" if note else "", left)
+
+
+@contextlib.contextmanager
+def progress(label: str, *, total: int, unit: str, quiet: bool = False) -> Iterator[Bar]:
+    """A progress bar on a terminal, a plain line every ten seconds elsewhere, nothing when quiet."""
+    if quiet:
+        yield Bar(label, 0, unit, None)
+    elif sys.stderr.isatty():
+        columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
+        with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
+            yield Bar(label, total, unit, bar)
+    else:
+        yield Bar(label, total, unit, None)

@@ -1,0 +1,83 @@
+"""What a stage is: a typed function from artifacts to one artifact, and nothing about where it runs.
+
+Identity (config, inputs, version) and execution (Launch, Runtime) are two kinds of type and never mix: the same
+recipe has the same fingerprints on a laptop and on a cluster.
+"""
+
+import contextlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal  # Any: a stage's function takes its own config type and slots
+
+from bloomery.core.config import Config
+from bloomery.core.metrics import Bar, MetricsLog, progress
+from bloomery.core.pool import LocalPool, Pool
+
+Kind = Literal["pages", "documents", "tokenizer", "tokens", "checkpoint", "conversations", "pairs", "scores"]
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A named input. `many`: any number of artifacts or files, given to the stage as list[Path]; else one Path (or None)."""
+
+    kind: Kind
+    many: bool = False
+    optional: bool = False
+
+
+class Launch(Config):
+    """Where a stage runs: never part of its identity."""
+
+    devices: int = 1
+    """Processes to start with torchrun; 1 = in this process."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runtime:
+    """How a stage runs here: workers, logs, device. `quiet` on every rank but 0."""
+
+    workers: int = 1
+    device: str = "auto"
+    metrics: MetricsLog = field(default_factory=lambda: MetricsLog(None))
+    label: str = ""
+    quiet: bool = False
+
+    @staticmethod
+    def local(out: Path, *, workers: int = 1) -> "Runtime":
+        """A runtime for calling a stage by hand: this machine, metrics.jsonl beside the output folder."""
+        return Runtime(workers=workers, metrics=MetricsLog(out.with_name(f"{out.name}.metrics.jsonl")), label=out.name)
+
+    def pool(self) -> Pool:
+        """The pool that data stages map over."""
+        return LocalPool(self.workers)
+
+    def progress(self, total: int, unit: str) -> contextlib.AbstractContextManager[Bar]:
+        """A progress bar labelled with the stage's name in the recipe."""
+        return progress(self.label, total=total, unit=unit, quiet=self.quiet)
+
+
+def no_facts(config: Any) -> Mapping[str, str]:
+    """Most stages depend on nothing outside their inputs and config."""
+    return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One step of a model's life.
+
+    `run(config, *, <slot>=..., out=Path, runtime=Runtime) -> metrics` fills the folder `out` and returns numbers that
+    are the same on every run (counts, losses; timings go to `runtime.metrics`). Called again on a folder that a killed
+    run left half full, it continues and ends with the same bytes. Bump `version` when the same inputs and config give
+    other bytes than before. `facts(config)` names what the output depends on outside of inputs (the Python
+    environment that `crawl` documents); it becomes part of the fingerprint.
+    """
+
+    name: str
+    config_type: type[Config]
+    run: Callable[..., Mapping[str, Any]]
+    inputs: Mapping[str, Slot]
+    output: Kind
+    version: int
+    spmd: bool = False
+    facts: Callable[[Any], Mapping[str, str]] = no_facts

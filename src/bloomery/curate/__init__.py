@@ -1,0 +1,1 @@
+"""Documents in; fewer and better documents out."""

@@ -1,0 +1,1 @@
+"""From a model to text: the KV-cache engine and sampling."""

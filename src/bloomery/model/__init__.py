@@ -1,0 +1,1 @@
+"""The transformer, and its import and export in Hugging Face's layout."""

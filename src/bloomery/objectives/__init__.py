@@ -1,0 +1,1 @@
+"""The mathematics of every loss, as pure tensor functions."""

@@ -1,0 +1,1 @@
+"""Recipe, plan, launch, run and report."""

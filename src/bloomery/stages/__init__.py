@@ -1,0 +1,1 @@
+"""The table of contents: one file per step of a model's life."""

@@ -1,0 +1,1 @@
+"""From text to token ids: tokenizer, chat template, shards, packing, loader."""

@@ -1,0 +1,1 @@
+"""State, step and fit: the one trainer that every objective uses."""

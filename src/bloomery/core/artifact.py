@@ -104,7 +104,7 @@ class Store:
             write_json(work / RECORD, {"format": FORMAT, **record, "files": files})
             _sync_folder(work)
             final.parent.mkdir(parents=True, exist_ok=True)
-            os.rename(work, final)
+            work.rename(final)
             _sync_folder(final.parent)
         return read_artifact(final)
 
@@ -114,7 +114,7 @@ class Store:
         if path.exists():
             with explain_os_errors(self.root):
                 doomed = path.with_name(f".{path.name}.discarded-{os.getpid()}")
-                os.rename(path, doomed)
+                path.rename(doomed)
                 shutil.rmtree(doomed)
 
 

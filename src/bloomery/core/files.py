@@ -29,7 +29,7 @@ def write_atomically(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -119,12 +119,11 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
 def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> int:
     """Writes one JSON object a line, atomically (.gz if the name says so); returns the number of rows."""
     count = 0
-    with write_atomically(path) as temporary:
-        with contextlib.ExitStack() as stack:
-            raw = stack.enter_context(temporary.open("wb"))
-            # mtime=0: a gzip header holds the time of writing, and equal rows must give equal bytes.
-            sink = stack.enter_context(gzip.GzipFile("", "wb", fileobj=raw, mtime=0)) if path.suffix == ".gz" else raw
-            for row in rows:
-                sink.write(json.dumps(row, ensure_ascii=False, sort_keys=True).encode("utf-8", "replace") + b"\n")
-                count += 1
+    with write_atomically(path) as temporary, contextlib.ExitStack() as stack:
+        raw = stack.enter_context(temporary.open("wb"))
+        # mtime=0: a gzip header holds the time of writing, and equal rows must give equal bytes.
+        sink = stack.enter_context(gzip.GzipFile("", "wb", fileobj=raw, mtime=0)) if path.suffix == ".gz" else raw
+        for row in rows:
+            sink.write(json.dumps(row, ensure_ascii=False, sort_keys=True).encode("utf-8", "replace") + b"\n")
+            count += 1
     return count

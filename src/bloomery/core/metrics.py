@@ -63,7 +63,9 @@ class Bar:
         elif time.monotonic() - self._said > PLAIN_LINE_SECONDS and self._total:
             self._said = time.monotonic()
             left = (self._said - self._started) / max(self._done, 1) * (self._total - self._done)
-            log.info("%s: %s/%s %s%s, about %.0f s left", self._label, self._done, self._total, self._unit, f", {note}" if note else "", left)
+            log.info(
+                "%s: %s/%s %s%s, about %.0f s left", self._label, self._done, self._total, self._unit, f", {note}" if note else "", left
+            )
 
 
 @contextlib.contextmanager

@@ -1,0 +1,35 @@
+# The two commands a new user needs: make quickstart, make test. Everything is installed into .venv here, nothing else is touched.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: quickstart test lint clean
+
+quickstart: $(VENV)/.installed ## raw web pages to a chat model, then one question to it
+	$(BIN)/bloomery run quickstart
+
+test: $(VENV)/.installed-dev ## the whole test suite
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.installed-dev ## ruff (lint and format) and the type checker
+	$(BIN)/ruff check src tests bench
+	$(BIN)/ruff format --check src tests bench
+	$(BIN)/mypy
+
+clean: ## removes the environment, caches and builds; keeps runs/
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info
+	find src tests bench -name __pycache__ -prune -exec rm -rf {} +
+
+# torch goes first and alone: constraints.txt pins the version whose CPU build pip finds; a bare `torch` would bring CUDA.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"bloomery needs Python 3.11 or newer; {sys.executable} is {v[0]}.{v[1]}. Name another: make PYTHON=python3.12 ...")'
+	@echo "installing bloomery into $(VENV) (a few minutes the first time)"
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) torch
+	$(PIP) -e .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(PIP) -e '.[dev]'
+	touch $@

@@ -1,0 +1,112 @@
+"""The report's pictures, as SVG text that stands inside the page: curves, funnel bars, intervals.
+
+Matplotlib draws; text stays text (searchable, small), ids are salted so that equal data give equal bytes.
+"""
+
+import io
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any  # Any: matplotlib's figures and axes are untyped
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+PALETTE = ("#b4441f", "#2f5d8a", "#3f7d4e", "#8a5a9e", "#8a7a2f", "#555555")
+STYLE: Any = {
+    "font.family": "sans-serif",
+    "font.size": 10.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#999999",
+    "axes.grid": True,
+    "grid.color": "#e6e2dc",
+    "xtick.color": "#555555",
+    "ytick.color": "#555555",
+    "axes.labelcolor": "#333333",
+    "legend.frameon": False,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "bloomery",
+}
+
+Series = Sequence[tuple[float, float]]
+
+
+def draw_curves(series: Mapping[str, Series], *, x_label: str, y_label: str, width_inches: float = 6.4) -> str:
+    """Lines over one x axis; a series of few points also shows its points."""
+    with mpl.rc_context(STYLE):
+        figure, axes = _canvas(width_inches, 3.1)
+        for color, (name, points) in zip(_colors(len(series)), series.items(), strict=True):
+            x, y = zip(*points, strict=True)
+            axes.plot(x, y, color=color, label=name, linewidth=1.6, marker="o" if len(points) <= 30 else "", markersize=3.5)
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        axes.xaxis.set_major_formatter(lambda value, _: _short(value))
+        if len(series) > 1:
+            axes.legend()
+        return _svg(figure)
+
+
+def draw_funnel(steps: Sequence[tuple[str, float]], *, unit: str) -> str:
+    """Horizontal bars, one a step from top to bottom, each with its value and its share of the first."""
+    with mpl.rc_context(STYLE):
+        figure, axes = _canvas(6.4, 0.55 + 0.36 * len(steps))
+        names = [name for name, _ in steps]
+        values = [value for _, value in steps]
+        rows = range(len(steps))
+        axes.barh(rows, values, color=PALETTE[0], height=0.62)
+        top = max(values, default=1.0) or 1.0
+        for row, value in zip(rows, values, strict=True):
+            share = f"  ({100 * value / values[0]:.1f} %)" if values[0] else ""
+            axes.text(value + 0.01 * top, row, f"{_short(value)}{share}", va="center", fontsize=9.5, color="#333333")
+        axes.set_yticks(list(rows), names)
+        axes.set_xlim(0, 1.28 * top)
+        axes.invert_yaxis()
+        axes.grid(visible=False)
+        axes.xaxis.set_visible(False)
+        axes.spines["bottom"].set_visible(False)
+        axes.set_title(unit, loc="left", fontsize=10.5, color="#555555")
+        return _svg(figure)
+
+
+def draw_intervals(
+    groups: Sequence[str], models: Sequence[str], values: Mapping[str, Sequence[tuple[float, float, float] | None]], *, x_label: str
+) -> str:
+    """Dots with their 95 % intervals: one row a group, one colour a model; `values[model][i]` = (value, low, high) of group i."""
+    with mpl.rc_context(STYLE):
+        figure, axes = _canvas(6.4, 0.9 + 0.34 * len(groups) * max(1.0, 0.45 * len(models)))
+        for m, (color, model) in enumerate(zip(_colors(len(models)), models, strict=True)):
+            offset = (m - (len(models) - 1) / 2) * 0.22
+            rows = [(g + offset, v) for g, v in enumerate(values[model]) if v is not None]
+            for y, (value, low, high) in rows:
+                axes.plot([low, high], [y, y], color=color, linewidth=1.6, solid_capstyle="butt")
+                axes.plot([value], [y], "o", color=color, markersize=5, label=model if y == rows[0][0] else None)
+        axes.set_yticks(range(len(groups)), groups)
+        axes.invert_yaxis()
+        axes.set_xlabel(x_label)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.0 + 0.9 / (1 + len(groups) * len(models) * 0.3)), ncols=len(models))
+        return _svg(figure)
+
+
+def _canvas(width_inches: float, height_inches: float) -> tuple[Any, Any]:
+    figure = Figure(figsize=(width_inches, height_inches), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def _colors(count: int) -> list[str]:
+    return [PALETTE[i % len(PALETTE)] for i in range(count)]
+
+
+def _short(value: float) -> str:
+    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.4g}{letter}"
+    return f"{value:.4g}"
+
+
+def _svg(figure: Any) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    # A fluid width: the page decides, the view box keeps the proportions.
+    return re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1), count=1)

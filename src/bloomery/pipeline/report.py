@@ -1,0 +1,151 @@
+"""One page that shows what a run did: `report.html` (self-contained, opens offline) and `report.md` (the same in text).
+
+Everything in it is read from the artifacts and logs in the store, so it can be written again at any time
+(`bloomery report RUN`), also for a run that is not finished.
+"""
+
+import shlex
+from collections.abc import Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any  # Any: values handed to the page's template
+
+import jinja2
+
+from bloomery.core.artifact import Store
+from bloomery.core.errors import DataError
+from bloomery.core.files import read_json, write_text
+from bloomery.pipeline.plots import draw_curves, draw_funnel, draw_intervals
+from bloomery.pipeline.report_view import (
+    METRICS,
+    SHARES,
+    NodeView,
+    dropped_samples,
+    format_bytes,
+    format_seconds,
+    funnel_steps,
+    read_nodes,
+    recipe_json,
+    same_prompt_samples,
+    score_table,
+)
+
+TRAINING_STAGES = ("pretrain", "sft", "preference")
+
+
+def write_report(store: Store, run_folder: Path) -> Path:
+    """Writes report.html and report.md into the run's folder and returns the path of the HTML page.
+
+    Raises DataError if `run_folder` is not a run (no spec.json) or nothing in it has finished.
+    """
+    nodes = read_nodes(store, run_folder)
+    if not nodes:
+        raise DataError(f"{run_folder}: no stage of this run has finished yet, so there is nothing to report")
+    view = _view(nodes, run_folder)
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    for name in ("report.html", "report.md"):
+        template = (files("bloomery.pipeline") / f"{name}.j2").read_text(encoding="utf-8")
+        page = environment.overlay(autoescape=name.endswith(".html")).from_string(template)
+        write_text(run_folder / name, page.render(**view))
+    return run_folder / "report.html"
+
+
+def _view(nodes: Sequence[NodeView], run_folder: Path) -> dict[str, Any]:
+    spec = read_json(run_folder / "spec.json")
+    funnel = funnel_steps(nodes)
+    return {
+        "name": spec["name"],
+        "command": shlex.join(spec["command"]),
+        "folder": str(run_folder),
+        "seed": spec.get("seed", 0),
+        "stages": [_stage_row(node) for node in nodes],
+        "total_seconds": format_seconds(sum(node.timing.get("seconds", 0) for node in nodes)),
+        "peak_memory": format_bytes(max((node.timing.get("peak_memory_bytes", 0) for node in nodes), default=0)),
+        "funnel": funnel,
+        "funnel_plots": _funnel_plots(funnel),
+        "drops": dropped_samples(nodes),
+        "tokens": _tokens_view(nodes),
+        "training": [_training_view(node) for node in nodes if node.stage in TRAINING_STAGES],
+        "pairs": next((dict(node.metrics) for node in nodes if node.stage == "collect_pairs"), None),
+        "scores": next((_scores_view(node) for node in nodes if node.stage == "evaluate"), None),
+        "recipe": recipe_json(run_folder),
+        "format_bytes": format_bytes,
+    }
+
+
+def _stage_row(node: NodeView) -> dict[str, Any]:
+    return {
+        "id": node.id,
+        "stage": node.stage,
+        "seconds": format_seconds(node.timing.get("seconds", 0)),
+        "memory": format_bytes(node.timing.get("peak_memory_bytes", 0)),
+        "output": format_bytes(node.output_bytes),
+        "artifact": node.path.name,
+    }
+
+
+def _funnel_plots(funnel: Sequence[Mapping[str, Any]]) -> list[str]:
+    steps = [step for step in funnel if step.get("documents_out") is not None]
+    if not steps:
+        return []
+    return [
+        draw_funnel([(step["id"], float(step["documents_out"])) for step in steps], unit="documents after each step"),
+        draw_funnel([(step["id"], float(step["bytes_out"])) for step in steps], unit="bytes of text after each step (crawl: HTML)"),
+    ]
+
+
+def _tokens_view(nodes: Sequence[NodeView]) -> dict[str, Any] | None:
+    tokenizer = next((node for node in nodes if node.stage == "train_tokenizer"), None)
+    tokens = next((node for node in nodes if node.stage == "tokenize"), None)
+    if not tokenizer or not tokens:
+        return None
+    return {"tokenizer": dict(tokenizer.metrics), "tokens": dict(tokens.metrics)}
+
+
+def _training_view(node: NodeView) -> dict[str, Any]:
+    plots = []
+    loss = {name: node.series(f"{group}/loss") for name, group in (("training", "train"), ("validation", "validation"))}
+    drawn = {name: points for name, points in loss.items() if points}
+    if drawn:
+        unit = "loss" if node.stage == "preference" else "loss (nats per token)"
+        plots.append(draw_curves(drawn, x_label="tokens", y_label=unit))
+    if points := node.series("validation/bits_per_byte"):
+        plots.append(draw_curves({"validation": points}, x_label="tokens", y_label="bits per byte, held-out documents"))
+    if points := node.series("train/accuracy"):
+        plots.append(draw_curves({"accuracy": points}, x_label="tokens", y_label="chosen over rejected"))
+    speeds = sorted(value for _, value in node.series("train/tokens_per_second"))
+    return {
+        "id": node.id,
+        "stage": node.stage,
+        "metrics": {name: value for name, value in node.metrics.items() if isinstance(value, int | float)},
+        "speed": f"{speeds[len(speeds) // 2]:,.0f} tokens/s (median)" if speeds else "",
+        "plots": plots,
+    }
+
+
+def _scores_view(node: NodeView) -> dict[str, Any]:
+    scores = read_json(node.path / "scores.json")
+    models = scores["models"]
+    values = {model: [_triple(scores["metrics"][model].get(metric)) for metric in SHARES] for model in models}
+    names = {**{metric: METRICS[metric][0] for metric in SHARES}, "win_rate": f"win rate vs {scores['baseline']}"}
+    plots = [draw_intervals([names[metric] for metric in SHARES], models, values, x_label="%, with 95 % interval")]
+    by_skill = scores.get("by_skill", {})
+    skills = sorted({skill for model in models for skill in by_skill.get(model, {})})
+    if skills:
+        exact = {model: [_triple(by_skill[model].get(skill, {}).get("exact_match")) for skill in skills] for model in models}
+        plots.append(draw_intervals(skills, models, exact, x_label="exact match by skill, %, with 95 % interval"))
+    return {
+        "models": models,
+        "baseline": scores["baseline"],
+        "num_prompts": scores["num_prompts"],
+        "table": score_table(scores),
+        "plots": plots,
+        "samples": same_prompt_samples(node.path / "samples.parquet", models),
+    }
+
+
+def _triple(cell: Mapping[str, float] | None) -> tuple[float, float, float] | None:
+    if not cell or cell.get("value") is None:
+        return None
+    value = 100 * cell["value"]
+    return value, 100 * cell.get("low", cell["value"]), 100 * cell.get("high", cell["value"])

@@ -5,7 +5,7 @@
     STORE/work/<stage>-<fingerprint16>.lock    held (flock) by the process that makes it; freed when that process dies
     STORE/logs/<stage>-<fingerprint16>/        metrics.jsonl and timing.json: when and how fast, not part of the artifact
 
-Whatever is hidden (starts with a dot) in a work folder is scratch and is dropped at commit.
+Whatever is hidden (starts with a dot) at the top of a work folder is scratch and is dropped at commit.
 """
 
 import contextlib
@@ -75,47 +75,95 @@ class Store:
     def begin(self, stage: str, fingerprint: str, *, on_wait: Callable[[str], None]) -> Iterator[Path]:
         """The locked work folder for one artifact, with whatever an earlier, killed run left in it.
 
-        If another process holds the lock, calls `on_wait` once with the holder's description and waits for it.
-        Raises StoreError if the store cannot be written.
+        If another process holds the lock, calls `on_wait` once with the holder's description and waits for it; it may
+        have finished the artifact meanwhile: look with `find` again. Raises StoreError if the store cannot be written.
         """
         work = self.root / "work" / _name(stage, fingerprint)
-        with explain_os_errors(self.root):
-            work.parent.mkdir(parents=True, exist_ok=True)
-            lock = (work.parent / f"{work.name}.lock").open("a+")
-        with lock:
-            _acquire(lock, on_wait)
-            with explain_os_errors(self.root):
-                work.mkdir(exist_ok=True)
-                remove_temporary_files(work)
+        with locked_folder(work, on_wait=on_wait):
             yield work
 
     def commit(self, work: Path, record: Mapping[str, Any]) -> Artifact:
-        """Makes a work folder an artifact: drops scratch, hashes every file, writes artifact.json last, renames once.
-
-        `record` needs stage, version, fingerprint, kind, config, inputs and metrics. The caller holds the lock.
-        """
-        final = self.artifact_path(record["stage"], record["fingerprint"])
+        """Makes a work folder an artifact; see `seal_folder`. The caller holds the lock."""
         with explain_os_errors(self.root):
-            for entry in work.glob(".*"):
-                shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
-            files = {}
-            for path in sorted(p for p in work.rglob("*") if p.is_file() and p != work / RECORD):
-                files[path.relative_to(work).as_posix()] = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
-            write_json(work / RECORD, {"format": FORMAT, **record, "files": files})
-            _sync_folder(work)
-            final.parent.mkdir(parents=True, exist_ok=True)
-            work.rename(final)
-            _sync_folder(final.parent)
-        return read_artifact(final)
+            return seal_folder(work, self.artifact_path(record["stage"], record["fingerprint"]), record)
+
+    def recover(self, work: Path, stage: str, fingerprint: str) -> Artifact | None:
+        """Ends a commit that a kill interrupted after the record was written; None if there is no such record."""
+        if not (work / RECORD).is_file() or read_artifact(work).fingerprint != fingerprint:
+            return None
+        with explain_os_errors(self.root):
+            return _publish(work, self.artifact_path(stage, fingerprint))
+
+    def is_being_made(self, stage: str, fingerprint: str) -> bool:
+        """Whether a living process holds this artifact's lock."""
+        path = self.root / "work" / f"{_name(stage, fingerprint)}.lock"
+        if not path.is_file():
+            return False
+        with path.open("r") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+        return False
 
     def discard(self, stage: str, fingerprint: str) -> None:
-        """Forgets a finished artifact (its folder is removed), so that the next run makes it again."""
+        """Forgets an artifact, finished or half made, so that the next run makes it again from the start."""
         path = self.artifact_path(stage, fingerprint)
-        if path.exists():
-            with explain_os_errors(self.root):
+        with explain_os_errors(self.root):
+            for half_discarded in path.parent.glob(f".{path.name}.discarded-*"):
+                shutil.rmtree(half_discarded)
+            if path.exists():
                 doomed = path.with_name(f".{path.name}.discarded-{os.getpid()}")
-                path.rename(doomed)
+                path.rename(doomed)  # in one step: no reader may see half an artifact
                 shutil.rmtree(doomed)
+            work = self.root / "work" / path.name
+            if work.exists():
+                shutil.rmtree(work)
+
+
+def find_damage(artifact: Artifact) -> str | None:
+    """What is missing from a finished artifact, as a clause; None if every recorded file is there in its full size."""
+    for name, file in artifact.record["files"].items():
+        path = artifact.path / name
+        if not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != file["bytes"]:
+            return f"{name} has {path.stat().st_size} bytes, recorded were {file['bytes']}"
+    return None
+
+
+def seal_folder(work: Path, final: Path, record: Mapping[str, Any]) -> Artifact:
+    """Makes a work folder an artifact at `final`: hashes every file, writes artifact.json, drops scratch, renames once.
+
+    `record` needs stage, version, fingerprint, kind, config, inputs and metrics.
+    """
+    files = {}
+    for path in sorted(p for p in work.rglob("*") if p.is_file() and p != work / RECORD):
+        name = path.relative_to(work)
+        if not name.parts[0].startswith("."):
+            files[name.as_posix()] = {"bytes": path.stat().st_size, "sha256": sha256_file(path)}
+    # The record comes before scratch goes: killed in between, the next run finds a whole artifact to publish and not
+    # finished shards without the counts and checkpoints that belong to them.
+    write_json(work / RECORD, {"format": FORMAT, **record, "files": files})
+    return _publish(work, final)
+
+
+@contextlib.contextmanager
+def locked_folder(folder: Path, *, on_wait: Callable[[str], None]) -> Iterator[None]:
+    """Holds `FOLDER.lock` while a work folder is written; temporary files of a killed writer are cleared away first."""
+    with explain_os_errors(folder.parent):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = folder.with_name(f"{folder.name}.lock").open("a+")
+    with lock:
+        _acquire(lock, on_wait)
+        with explain_os_errors(folder.parent):
+            folder.mkdir(exist_ok=True)
+            remove_temporary_files(folder)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):  # not empty, or renamed by commit: both are as they should be
+                folder.rmdir()
 
 
 @contextlib.contextmanager
@@ -124,11 +172,30 @@ def explain_os_errors(root: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        where = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes) else root
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StoreError(f"{root}: the disk is full. Free some space and run the same command again: it continues.") from error
+        if error.errno == errno.EFBIG:
+            raise StoreError(f"{where}: the file grew beyond this system's limit (ulimit -f). Raise it and run again.") from error
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-            raise StoreError(f"{root}: cannot be written ({error.strerror}). Choose another store: --store DIR") from error
+            raise StoreError(f"{where}: no access ({error.strerror}). Mend its rights, or choose another store: --store DIR") from error
+        if error.errno in (errno.ENOTDIR, errno.EEXIST) and _is_within(where, root):
+            raise StoreError(f"{where}: a file stands where a folder is needed. Remove it, or choose another store.") from error
         raise
+
+
+def _is_within(path: Path, root: Path) -> bool:
+    return path == root or root in path.parents or path in root.parents
+
+
+def _publish(work: Path, final: Path) -> Artifact:
+    for entry in work.glob(".*"):
+        shutil.rmtree(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()
+    _sync_folder(work)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    work.rename(final)
+    _sync_folder(final.parent)
+    return read_artifact(final)
 
 
 def _name(stage: str, fingerprint: str) -> str:

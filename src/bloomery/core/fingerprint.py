@@ -1,6 +1,6 @@
 """Identity of an artifact: a hash of what made it, never of when or where.
 
-fingerprint = sha256 of the canonical JSON of (stage, version, config, input fingerprints). The encoder refuses
+fingerprint = sha256 of the canonical JSON of (stage, version, config, input fingerprints, facts). The encoder refuses
 whatever has no stable text (paths, callables, sets, NaN), so that facts of execution cannot leak into identity.
 """
 
@@ -23,14 +23,21 @@ def canonical_json(value: Any) -> str:
     return json.dumps(_plain(value, "value"), sort_keys=True, separators=(",", ":"), ensure_ascii=True)
 
 
-def fingerprint(*, stage: str, version: int, config: Config, inputs: Mapping[str, Sequence[str]]) -> str:
-    """sha256 (64 hex digits) that identifies what `stage` makes of `config` and of inputs named by their fingerprints."""
-    identity = {
+def fingerprint(
+    *, stage: str, version: int, config: Config, inputs: Mapping[str, Sequence[str]], facts: Mapping[str, str] | None = None
+) -> str:
+    """sha256 (64 hex digits) that identifies what `stage` makes of `config` and of inputs named by their fingerprints.
+
+    `facts` are what the output depends on besides (see `Stage.facts`); none at all is the same as an empty table.
+    """
+    identity: dict[str, Any] = {
         "stage": stage,
         "version": version,
         "config": config.model_dump(mode="json"),
         "inputs": {slot: list(prints) for slot, prints in inputs.items()},
     }
+    if facts:
+        identity["facts"] = dict(facts)
     return hashlib.sha256(canonical_json(identity).encode()).hexdigest()
 
 

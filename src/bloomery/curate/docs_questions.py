@@ -24,7 +24,7 @@ _HEADINGS = frozenset({"Modules", "Classes", "Functions", "Data", "Author", "Cre
 _SIGNATURE = re.compile(r"(?:(?P<alias>\w+) = )?(?P<name>[A-Za-z]\w*)\((?P<parameters>.*)\)(?: ?-> ?.{1,60})?")
 _CLASS = re.compile(r"class (?P<name>[A-Za-z]\w*)(?:\(.*\))?")
 _MODULE = re.compile(r"[A-Za-z_]\w*(?:\.\w+)*")
-_SENTENCE_END = re.compile(r"(?<=[a-z0-9)'\"`\]])\.(?=\s|$)")
+_SENTENCE_END = re.compile(r"(?<!\be\.g)(?<!\bi\.e)(?<!\beg)(?<!\bie)(?<!\betc)(?<!\bvs)\.(?=\s+[A-Z`'\"]|$)")
 _PARAMETER = re.compile(r"\*{0,2}[A-Za-z]\w*")
 
 
@@ -100,8 +100,8 @@ def first_sentence(lines: Iterable[str]) -> str:
             paragraph.append(line)
         elif paragraph:
             break
-    sentence = _SENTENCE_END.split(" ".join(paragraph), maxsplit=1)[0].strip().rstrip(".:")
-    if not MIN_ANSWER_CHARACTERS <= len(sentence) < MAX_ANSWER_CHARACTERS or sentence.count(" ") < 2:
+    sentence = _SENTENCE_END.split(" ".join(paragraph), maxsplit=1)[0].strip().rstrip(".")
+    if sentence.endswith(":") or not MIN_ANSWER_CHARACTERS <= len(sentence) < MAX_ANSWER_CHARACTERS or sentence.count(" ") < 2:
         return ""
     prose = sum(c.isalpha() or c == " " for c in sentence) / len(sentence)
     return f"{sentence[0].upper()}{sentence[1:]}." if prose > 0.8 and sentence[0].isalpha() and ">>>" not in sentence else ""
@@ -125,7 +125,7 @@ def parameter_names(parameters: str) -> tuple[str, ...] | None:
 
 
 def _find_all(lines: list[str], module: str) -> Iterator[Definition]:
-    section = ""
+    section, last = "", ""
     i = 0
     while i < len(lines):
         line = lines[i]
@@ -139,7 +139,9 @@ def _find_all(lines: list[str], module: str) -> Iterator[Definition]:
             body = list(_docstring(lines, i, name=found["name"]))
             i += len(body)
             name = found["alias"] or found["name"]
-            if not name.startswith("_"):
+            # pydoc sorts the functions: a name out of order is a line of some docstring that looks like a signature.
+            if name > last and not name.startswith("_"):
+                last = name
                 yield Definition(
                     module, name, _plain_parameters(found["parameters"]), first_sentence(_after_signature(body, found["name"]))
                 )

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-WORDS = (
+_WORD_LIST = (
     "access address argument array base block body bytes call case change character check class client code command content "
     "count data date default directory document element encoding error event example exception field file filter format "
     "function group handler header index input integer item key label length level library line link list mapping mask match "
@@ -23,7 +23,8 @@ WORDS = (
     "position process protocol query range record request response result return root row sequence server session shape size "
     "source space stack start state status stream string system table target test text thread time title token tree type "
     "user value variable version view window word"
-).split()
+)
+WORDS = tuple(_WORD_LIST.split())
 
 HELD_OUT_SHARE = 0.1
 """The share of each skill's instances that only tests may use. It depends on no seed: no run's training meets another's test."""

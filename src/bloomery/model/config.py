@@ -10,7 +10,7 @@ from bloomery.core.config import Config
 
 
 class ModelConfig(Config):
-    """A decoder-only transformer in Qwen3's layout (RMSNorm, RoPE, SwiGLU, grouped queries, per-head QK-norm), or Llama's without QK-norm."""
+    """A decoder-only transformer in Qwen3's layout (RMSNorm, RoPE, SwiGLU, grouped queries, QK-norm); without QK-norm, in Llama's."""
 
     vocab_size: PositiveInt
     dim: PositiveInt

@@ -1,0 +1,297 @@
+"""The command line: typed functions as commands. Heavy imports stand inside the functions, so that --help is quick.
+
+    bloomery run quickstart                 everything, from raw pages to an aligned model, with a report
+    bloomery chat runs/quickstart           talk to it
+    bloomery status|why|report|inspect RUN  look at a run
+    bloomery stage NAME --input ... --out   one stage on your own files
+"""
+
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any  # Any: rows for a table
+
+import typer
+
+from bloomery.cli import models
+from bloomery.cli.display import (
+    Debug,
+    Json,
+    format_bytes,
+    format_seconds,
+    print_json,
+    print_scores,
+    print_table,
+    print_text,
+    session,
+)
+
+if TYPE_CHECKING:
+    from bloomery.core.artifact import Store
+    from bloomery.pipeline.plan import Plan
+
+app = typer.Typer(
+    name="bloomery",
+    help="From raw web crawl to an aligned chat model.\n\nStart with `bloomery run quickstart`, then `bloomery chat quickstart`.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+
+StoreOption = Annotated[Path, typer.Option("--store", help="The folder that holds artifacts and runs.", metavar="DIR")]
+SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override a setting of the recipe.", metavar="ID.KEY=VALUE")]
+RunArgument = Annotated[str, typer.Argument(help="A run's folder, or its name in the store.", metavar="RUN")]
+WorkersOption = Annotated[int | None, typer.Option("--workers", min=1, help="Worker processes for data stages (default: one a core).")]
+
+DEFAULT_STORE = Path("runs")
+
+
+def default_workers() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # not on macOS
+
+
+@app.command(
+    epilog="Examples:\n\n    bloomery run quickstart\n\n    bloomery run my.toml --set filtered.thresholds.too_few_words=40 --dry-run\n\n"
+    "    bloomery run my.toml --only dedup --workers 8"
+)
+def run(
+    recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one.", metavar="RECIPE")],
+    store: StoreOption = DEFAULT_STORE,
+    overrides: SetOption = None,
+    only: Annotated[str | None, typer.Option("--only", help="Run just this stage; its inputs must be done.", metavar="ID")] = None,
+    rebuild: Annotated[
+        list[str] | None, typer.Option("--rebuild", help="Make this stage, and all that depends on it, again.", metavar="ID")
+    ] = None,
+    workers: WorkersOption = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed of every random draw; overrides the recipe's.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, and why, and stop.")] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Run a recipe: every stage that is not done yet. Killed at any moment, the same command continues."""
+    with session(as_json=as_json, debug=debug, on_interrupt="Stopped. Nothing finished is lost: the same command continues."):
+        from bloomery.core.artifact import Store
+        from bloomery.pipeline.plan import make_plan
+        from bloomery.pipeline.recipe import find_recipe, load_recipe
+        from bloomery.pipeline.run import run_plan
+
+        artifacts = Store(store)
+        loaded = load_recipe(find_recipe(recipe), overrides=overrides or (), seed=seed)
+        plan = make_plan(loaded, artifacts, only=only, rebuild=rebuild or ())
+        if dry_run:
+            _show_plan(plan, artifacts, as_json=as_json)
+            return
+        result = run_plan(plan, artifacts, workers=workers or default_workers(), command=["bloomery", *sys.argv[1:]])
+        report = result.folder / "report.html"
+        if result.made or not report.is_file():
+            from bloomery.pipeline.report import write_report
+
+            write_report(artifacts, result.folder)
+        if as_json:
+            print_json({"run": result.folder, "made": result.made, "already_done": result.found, "report": report})
+        else:
+            _show_end(result.folder, result.made, report)
+
+
+@app.command(epilog="Examples:\n\n    bloomery status runs/quickstart\n\n    bloomery status quickstart --json")
+def status(run: RunArgument, store: StoreOption = DEFAULT_STORE, as_json: Json = False, debug: Debug = False) -> None:
+    """Show how far a run is: each stage's state, time, memory and size."""
+    with session(as_json=as_json, debug=debug):
+        from bloomery.pipeline.locate import require_run
+        from bloomery.pipeline.status import read_status
+
+        folder = require_run(run, store)
+        state = read_status(folder)
+        if as_json:
+            print_json(state)
+            return
+        rows = [_status_row(node) for node in state["nodes"]]
+        print_table(["id", "stage", "state", "time", "memory", "size", "made because"], rows, title=f"{folder}: {state['status']}")
+
+
+@app.command(
+    epilog="Examples:\n\n    bloomery why quickstart\n\n    bloomery why runs/quickstart filtered\n\n"
+    "    bloomery why recipes/quickstart.toml --set filtered.thresholds.too_few_words=40"
+)
+def why(
+    run: Annotated[str, typer.Argument(help="A run's folder or name, or a recipe.", metavar="RUN")],
+    stage_id: Annotated[str | None, typer.Argument(help="Only this stage, with every difference.", metavar="[ID]")] = None,
+    store: StoreOption = DEFAULT_STORE,
+    overrides: SetOption = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Seed, as for `run`.")] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Say for each stage whether it is done, and if not, what changed since its nearest older artifact."""
+    with session(as_json=as_json, debug=debug):
+        from bloomery.core.artifact import Store
+        from bloomery.pipeline.locate import find_run, read_spec
+        from bloomery.pipeline.plan import make_plan
+        from bloomery.pipeline.recipe import find_recipe, load_recipe
+
+        folder = find_run(run, store)
+        if folder is None:
+            path, options = find_recipe(run), list(overrides or ())
+        else:
+            spec = read_spec(folder)
+            path, options, store = Path(spec["recipe_file"]), [*spec["overrides"], *(overrides or ())], folder.parent
+            seed = spec["seed"] if seed is None else seed
+        artifacts = Store(store)
+        plan = make_plan(load_recipe(path, overrides=options, seed=seed), artifacts)
+        _show_plan(plan, artifacts, as_json=as_json, only=stage_id)
+
+
+@app.command(epilog="Examples:\n\n    bloomery report runs/quickstart")
+def report(run: RunArgument, store: StoreOption = DEFAULT_STORE, as_json: Json = False, debug: Debug = False) -> None:
+    """Write report.html and report.md of a run again, from what is in the store."""
+    with session(as_json=as_json, debug=debug):
+        from bloomery.core.artifact import Store
+        from bloomery.pipeline.locate import require_run
+        from bloomery.pipeline.report import write_report
+
+        folder = require_run(run, store)
+        path = write_report(Store(folder.parent), folder)
+        if as_json:
+            print_json({"report": path})
+        else:
+            print_text(f"{path}")
+
+
+@app.command(
+    epilog="Examples:\n\n    bloomery stage extract --input pages='crawl/*.warc.gz' --out extracted\n\n"
+    "    bloomery stage dedup --input documents=extracted --out unique --set bands=20 --set rows=5"
+)
+def stage(
+    name: Annotated[str, typer.Argument(help="The stage, such as extract, filter, dedup or tokenize.", metavar="NAME")],
+    out: Annotated[Path, typer.Option("--out", help="The folder to make; it must not exist.", metavar="DIR")],
+    inputs: Annotated[
+        list[str] | None, typer.Option("--input", help="Files, a folder or an artifact for an input.", metavar="SLOT=PATH_OR_GLOB")
+    ] = None,
+    settings: Annotated[list[str] | None, typer.Option("--set", help="A setting of the stage.", metavar="KEY=VALUE")] = None,
+    workers: WorkersOption = None,
+    devices: Annotated[int, typer.Option("--devices", min=1, help="Processes that train together (torchrun).")] = 1,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Run one stage on your own files, without a recipe or a store. Killed, the same command continues."""
+    with session(as_json=as_json, debug=debug, on_interrupt="Stopped. The same command continues."):
+        from bloomery.pipeline.single import parse_inputs, parse_settings, run_single_stage
+        from bloomery.stages.catalog import load_stage
+
+        artifact = run_single_stage(
+            load_stage(name),
+            inputs=parse_inputs(inputs or ()),
+            settings=parse_settings(settings or ()),
+            out=out,
+            workers=workers or default_workers(),
+            devices=devices,
+        )
+        models.show_artifact(artifact, as_json=as_json)
+
+
+@app.command(
+    epilog="Examples:\n\n    bloomery inspect quickstart\n\n    bloomery inspect runs/quickstart/filtered --rows 5\n\n"
+    "    bloomery inspect quickstart --id 3f2a91"
+)
+def inspect(
+    target: Annotated[str, typer.Argument(help="A run, an artifact's folder, or RUN/ID.", metavar="RUN|PATH")],
+    document_id: Annotated[
+        str | None, typer.Option("--id", help="Tell what became of this document (a run; the start of an id is enough).", metavar="DOC")
+    ] = None,
+    num_rows: Annotated[int, typer.Option("--rows", min=0, help="First rows to show.")] = 3,
+    store: StoreOption = DEFAULT_STORE,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Look into an artifact: its record, counts, first rows, and what was dropped by which rule."""
+    with session(as_json=as_json, debug=debug):
+        from bloomery.core.errors import ConfigError
+        from bloomery.pipeline.inspect import describe_artifact, tell_story
+        from bloomery.pipeline.locate import find_artifact, find_run, finished_nodes
+
+        run_folder = find_run(target, store)
+        if document_id is not None:
+            if run_folder is None:
+                raise ConfigError(f"--id needs a run; {target} is not one")
+            models.show_story(tell_story(run_folder, document_id), as_json=as_json)
+        elif run_folder is not None:
+            nodes = {node_id: describe_artifact(path, num_rows=0) for node_id, path in finished_nodes(run_folder).items()}
+            models.show_nodes(str(run_folder), nodes, as_json=as_json)
+        else:
+            models.show_description(describe_artifact(find_artifact(target, store), num_rows=num_rows), as_json=as_json)
+
+
+#app.command(epilog=models.CHAT_EXAMPLES)(models.chat)
+app.command(epilog=models.EVALUATE_EXAMPLES)(models.evaluate)
+app.command(epilog=models.EXPORT_EXAMPLES)(models.export)
+
+
+def main() -> None:
+    """The console script."""
+    app()
+
+
+def _show_plan(plan: "Plan", store: "Store", *, as_json: bool, only: str | None = None) -> None:
+    from bloomery.core.config import suggest
+    from bloomery.core.errors import ConfigError
+
+    steps = [step for step in plan.steps if only in (None, step.node.id)]
+    if not steps:
+        raise ConfigError(f'there is no stage with the id "{only}"; {suggest(only or "", plan.recipe.nodes)}')
+    if as_json:
+        nodes = [
+            {
+                "id": step.node.id,
+                "stage": step.node.stage.name,
+                "state": step.state,
+                "reason": step.reason,
+                "differences": step.differences,
+                "nearest": step.nearest,
+                "fingerprint": step.fingerprint,
+                "artifact": store.artifact_path(step.node.stage.name, step.fingerprint),
+            }
+            for step in steps
+        ]
+        print_json({"recipe": plan.recipe.name, "done": plan.is_done, "nodes": nodes})
+        return
+    rows = [[step.node.id, step.node.stage.name, step.state, step.reason if step.state != "done" else ""] for step in steps]
+    print_table(["id", "stage", "state", "reason"], rows)
+    for step in steps if only else []:
+        print_text(f"artifact: {store.artifact_path(step.node.stage.name, step.fingerprint)}")
+        if step.nearest:
+            print_text("\n".join([f"compared with {step.nearest}:", *(f"  {text}" for text in step.differences)]))
+    if plan.is_done and not only:
+        print_text("All is done.")
+
+
+def _status_row(node: dict[str, Any]) -> list[str]:
+    timing = node["timing"]
+    return [
+        node["id"],
+        node["stage"],
+        node["status"],
+        format_seconds(timing["seconds"]) if timing else "",
+        format_bytes(timing["peak_memory_bytes"]) if timing else "",
+        format_bytes(node["bytes"]) if node["status"] == "done" else "",
+        node["reason"],
+    ]
+
+
+def _show_end(folder: Path, made: list[str], report_path: Path) -> None:
+    from bloomery.core.files import read_json
+    from bloomery.pipeline.locate import finished_nodes
+
+    print_text(f"\nDone: {len(made)} stage(s) made." if made else "\nAll is done: nothing had to be made.")
+    for path in finished_nodes(folder, kind="scores").values():
+        print_scores(read_json(path / "scores.json"))
+    print_text(f"Report:  {report_path}")
+    if finished_nodes(folder, kind="checkpoint"):
+        print_text(f"Chat:    bloomery chat {shlex.quote(str(folder))}")
+    print_text(f"Look in: bloomery inspect {shlex.quote(str(folder))}")
+
+
+if __name__ == "__main__":
+    main()

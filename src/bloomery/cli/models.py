@@ -1,0 +1,159 @@
+"""The commands about models (chat, evaluate, export), and how artifacts are shown."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any  # Any: rows for a table
+
+import typer
+
+from bloomery.cli.display import Debug, Json, format_bytes, print_json, print_scores, print_table, print_text, session
+
+if TYPE_CHECKING:
+    from bloomery.core.artifact import Artifact
+
+ModelArgument = Annotated[str, typer.Argument(help="A run, a checkpoint or a Hugging Face folder.", metavar="RUN|MODEL")]
+NodeOption = Annotated[
+    str | None, typer.Option("--model", help="Which model of a run (default: the exported, else the last).", metavar="ID")
+]
+StoreOption = Annotated[Path, typer.Option("--store", help="The folder that holds artifacts and runs.", metavar="DIR")]
+SetOption = Annotated[list[str] | None, typer.Option("--set", help="A setting of the stage.", metavar="KEY=VALUE")]
+
+DEFAULT_STORE = Path("runs")
+
+CHAT_EXAMPLES = (
+    "Examples:\n\n    bloomery chat runs/quickstart\n\n    bloomery chat quickstart --model sft --prompt 'What is 3 + 4?'\n\n"
+    "    bloomery chat path/to/huggingface_folder"
+)
+EVALUATE_EXAMPLES = (
+    "Examples:\n\n    bloomery evaluate runs/quickstart/sft runs/quickstart/dpo --prompts runs/quickstart/skills --out scores\n\n"
+    "    bloomery evaluate quickstart --prompts my_prompts.jsonl --out scores --set num_prompts=200"
+)
+EXPORT_EXAMPLES = "Examples:\n\n    bloomery export quickstart --out my_model\n\n    bloomery export quickstart --model sft --out sft_model"
+
+
+def export(
+    model: ModelArgument,
+    out: Annotated[Path, typer.Option("--out", help="The folder to make; it must not exist.", metavar="DIR")],
+    format: Annotated[str, typer.Option("--format", help="hf: a Hugging Face folder.")] = "hf",
+    node: NodeOption = None,
+    settings: SetOption = None,
+    store: StoreOption = DEFAULT_STORE,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Write a model in a format that other tools load, and check that it gives the same logits there."""
+    with session(as_json=as_json, debug=debug):
+        from bloomery.pipeline.locate import find_checkpoint
+        from bloomery.pipeline.single import parse_settings, run_single_stage
+        from bloomery.stages.catalog import load_stage
+
+        path = find_checkpoint(model, store, node=node)
+        options = {"format": format, **parse_settings(settings or ())}
+        show_artifact(run_single_stage(load_stage("export"), inputs={"model": [str(path)]}, settings=options, out=out), as_json=as_json)
+
+
+def evaluate(
+    model: Annotated[list[str], typer.Argument(help="Runs, checkpoints or Hugging Face folders to compare.", metavar="RUN|MODEL...")],
+    prompts: Annotated[list[str], typer.Option("--prompts", help="Prompt rows: a JSONL file or an artifact.", metavar="PATH")],
+    out: Annotated[Path, typer.Option("--out", help="The folder to make; it must not exist.", metavar="DIR")],
+    tokens: Annotated[str | None, typer.Option("--tokens", help="A tokens artifact, for bits per byte.", metavar="PATH")] = None,
+    baseline: Annotated[str | None, typer.Option("--baseline", help="Whom win rates are against; default the first.", metavar="N")] = None,
+    settings: SetOption = None,
+    store: StoreOption = DEFAULT_STORE,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Evaluate models side by side on the same held-out prompts, with 95 % intervals."""
+    with session(as_json=as_json, debug=debug, on_interrupt="Stopped. The same command continues."):
+        from bloomery.core.files import read_json
+        from bloomery.pipeline.locate import find_checkpoint
+        from bloomery.pipeline.single import parse_settings, run_single_stage
+        from bloomery.stages.catalog import load_stage
+
+        names = _distinct_names(model)
+        inputs = {"models": [str(find_checkpoint(name, store)) for name in model], "prompts": prompts}
+        if tokens is not None:
+            inputs["tokens"] = [tokens]
+        options = {"names": names, "baseline": baseline or names[0], **parse_settings(settings or ())}
+        artifact = run_single_stage(load_stage("evaluate"), inputs=inputs, settings=options, out=out)
+        scores = read_json(artifact.path / "scores.json")
+        if as_json:
+            print_json({"path": str(artifact.path), **scores})
+        else:
+            print_scores(scores)
+            print_text(f"Every answer: {artifact.path / 'samples.parquet'}")
+
+
+def _distinct_names(models: Sequence[str]) -> list[str]:
+    short = [Path(name.rstrip("/")).name for name in models]
+    return short if len(set(short)) == len(short) else list(models)
+
+
+def show_artifact(artifact: "Artifact", *, as_json: bool) -> None:
+    """What a stage that was run alone has made."""
+    record = artifact.record
+    if as_json:
+        print_json({"path": str(artifact.path), **{key: record[key] for key in ("stage", "kind", "fingerprint", "config", "metrics")}})
+        return
+    size = sum(file["bytes"] for file in record["files"].values())
+    print_text(f"{artifact.path}: {record['kind']}, {len(record['files'])} files, {format_bytes(size)}")
+    _print_metrics(record["metrics"])
+
+
+def show_description(description: Mapping[str, Any], *, as_json: bool) -> None:
+    """One artifact: its record, what was dropped, its first rows."""
+    if as_json:
+        print_json(description)
+        return
+    size = format_bytes(description["bytes"])
+    print_text(f"{description['path']}: {description['kind']} made by {description['stage']}, {description['num_files']} files, {size}")
+    print_text(f"fingerprint: {description['fingerprint']}")
+    print_text(f"config: {json.dumps(description['config'], ensure_ascii=False)}")
+    _print_metrics(description["metrics"])
+    if description["dropped"]:
+        print_table(["dropped by", "rows"], [[rule, f"{count:,}"] for rule, count in description["dropped"].items()])
+    for row in description["rows"]:
+        print_text("")
+        for key, value in row.items():
+            if value is not None:
+                print_text(f"  {key}: {_shorten(value)}")
+
+
+def show_nodes(run: str, nodes: Mapping[str, Mapping[str, Any]], *, as_json: bool) -> None:
+    """The finished artifacts of a run, one line each."""
+    if as_json:
+        print_json({"run": run, "nodes": dict(nodes)})
+        return
+    rows = [
+        [node_id, item["stage"], item["kind"], format_bytes(item["bytes"]), f"{sum(item['dropped'].values()):,}" if item["dropped"] else ""]
+        for node_id, item in nodes.items()
+    ]
+    print_table(["id", "stage", "kind", "size", "rows in the ledger"], rows, title=run)
+    if nodes:
+        print_text(f"One of them: bloomery inspect {run}/{next(iter(nodes))}")
+
+
+def show_story(story: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
+    """What became of one document, stage by stage."""
+    if as_json:
+        print_json({"story": list(story)})
+        return
+    for event in story:
+        print_text(f"{event['node']}: {event['what']}")
+        for key, value in event.items():
+            if key not in ("node", "what") and value is not None:
+                print_text(f"  {key}: {_shorten(value)}")
+
+
+def _print_metrics(metrics: Mapping[str, Any]) -> None:
+    plain = [[name, f"{value:,.4g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else _shorten(value)]
+             for name, value in metrics.items()]  # fmt: skip
+    if plain:
+        print_table(["metric", "value"], plain)
+
+
+def _shorten(value: object, limit: int = 300) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    text = " ".join(text.split())
+    return text if len(text) <= limit else f"{text[:limit]} ... ({len(text):,} characters)"

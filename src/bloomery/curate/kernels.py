@@ -1,0 +1,312 @@
+"""Compiled loops over the UTF-8 bytes of documents: words, shingles, MinHash, repeated lines, n-gram look-up, HTML shape.
+
+A column of texts comes as Arrow keeps it: one array of bytes and the offsets where each text starts. A WORD here is a
+maximal run of letters and digits of any alphabet, lower-cased; in scripts that write no spaces between words (Chinese,
+Japanese kana, Thai, Lao, Khmer, Burmese, Tibetan) every character is a word of its own. So "word 5-grams" are
+character 5-grams there, with no branch by language, and no text is too strange to have words.
+
+Compiled at first use and cached beside this file where that can be written, else in the user's cache folder.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple  # Any: what numba makes of a function has no useful type
+
+import numba
+import numpy as np
+import polars as pl
+import pyarrow as pa
+
+FNV_OFFSET, FNV_PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)
+POLYNOMIAL = np.uint64(0x9E3779B97F4A7C15)
+"""Multiplier of the window hash: odd, so that it is invertible modulo 2**64."""
+
+VOID_TAGS = "area base br col embed hr img input link meta param source track wbr p li dt dd tr td th thead tbody tfoot option optgroup html head body"
+"""Elements without an end tag, or whose end tag may be left out: they do not nest by being left open."""
+
+
+class TextColumn(NamedTuple):
+    """Texts as Arrow keeps them: document i is bytes[offsets[i] : offsets[i + 1]]."""
+
+    data: np.ndarray[Any, np.dtype[np.uint8]]
+    offsets: np.ndarray[Any, np.dtype[np.int64]]
+
+
+def text_column(texts: pa.ChunkedArray, *, lowercase: bool) -> TextColumn:
+    """The bytes of a column of strings; a missing text is empty. `lowercase` in the sense of Unicode."""
+    series = pl.Series(values=texts).cast(pl.String).fill_null("")
+    array = (series.str.to_lowercase() if lowercase else series).rechunk().to_arrow().cast(pa.large_string())
+    if isinstance(array, pa.ChunkedArray):
+        array = array.combine_chunks()
+    _, offsets, data = array.buffers()
+    bounds = np.frombuffer(offsets, dtype=np.int64)[array.offset : array.offset + len(array) + 1] if len(array) else np.zeros(1, np.int64)
+    return TextColumn(np.frombuffer(data, dtype=np.uint8) if data and data.size else np.zeros(0, np.uint8), bounds)
+
+
+def compiled(function: Callable[..., Any]) -> Any:
+    """The function compiled by numba, cached where a folder for it can be written."""
+    try:
+        return numba.njit(cache=True, nogil=True)(function)
+    except RuntimeError:  # numba finds no folder to cache in (read-only installation without a home)
+        return numba.njit(nogil=True)(function)
+
+
+@compiled
+def _character(data, at, end):  # type: ignore[no-untyped-def]  # compiled
+    # (code point, length in bytes) of the UTF-8 character at `at`.
+    first = data[at]
+    if first < 0x80:
+        return np.uint32(first), 1
+    length = 2 if first < 0xE0 else 3 if first < 0xF0 else 4
+    point = np.uint32(first & (0xFF >> (length + 1)))
+    for i in range(1, min(length, end - at)):
+        point = (point << np.uint32(6)) | np.uint32(data[at + i] & 0x3F)
+    return point, length
+
+
+@compiled
+def _kind(point):  # type: ignore[no-untyped-def]  # compiled
+    # 0 between words, 1 inside a word, 2 a word by itself.
+    if point < 0x80:
+        return 1 if (48 <= point <= 57) or (97 <= point <= 122) or (65 <= point <= 90) or point == 95 else 0
+    if point < 0xC0:
+        return 1 if point == 0xAA or point == 0xB5 or point == 0xBA else 0
+    if point < 0x0E00:
+        return 0 if point == 0xD7 or point == 0xF7 else 1
+    if point <= 0x109F or 0x1780 <= point <= 0x17FF:
+        return 2  # Thai, Lao, Tibetan, Myanmar; Khmer
+    if 0x2000 <= point <= 0x2BFF or 0x2E00 <= point <= 0x2E7F or 0x3000 <= point <= 0x3004 or 0x3008 <= point <= 0x3020:
+        return 0  # punctuation, symbols, arrows, box drawing
+    if 0x2E80 <= point <= 0x9FFF or 0xF900 <= point <= 0xFAFF or 0x20000 <= point <= 0x3FFFF:
+        return 2  # radicals, kana, Han
+    if 0xFE10 <= point <= 0xFE6F or 0xFF00 <= point <= 0xFF0F or 0xFF1A <= point <= 0xFF20 or 0xE000 <= point <= 0xF8FF:
+        return 0
+    if 0xFF66 <= point <= 0xFF9F:
+        return 2  # half-width kana
+    return 0 if 0x1F000 <= point <= 0x1FAFF or point == 0xFFFD or point == 0xFEFF else 1
+
+
+@compiled
+def _mix(value):  # type: ignore[no-untyped-def]  # compiled
+    # The finaliser of MurmurHash3: every bit of the input changes every bit of the output with probability 1/2.
+    value ^= value >> np.uint64(33)
+    value *= np.uint64(0xFF51AFD7ED558CCD)
+    value ^= value >> np.uint64(33)
+    value *= np.uint64(0xC4CEB9FE1A85EC53)
+    return value ^ (value >> np.uint64(33))
+
+
+@compiled
+def hash_words(data, start, end, out):  # type: ignore[no-untyped-def]  # compiled
+    """Fills `out` with a 64-bit hash for each word of data[start:end], in order; returns the number of words."""
+    count, at, inside = 0, start, False
+    state = FNV_OFFSET
+    while at < end:
+        point, length = _character(data, at, end)
+        kind = _kind(point)
+        if kind == 1:
+            state = FNV_OFFSET if not inside else state
+            for i in range(at, min(at + length, end)):
+                state = (state ^ np.uint64(data[i])) * FNV_PRIME
+            inside = True
+        else:
+            if inside:
+                out[count] = _mix(state)
+                count, inside = count + 1, False
+            if kind == 2:
+                out[count] = _mix(np.uint64(point) * FNV_PRIME + FNV_OFFSET)
+                count += 1
+        at += length
+    if inside:
+        out[count] = _mix(state)
+        count += 1
+    return count
+
+
+@compiled
+def sign_documents(data, offsets, ngram_words, multipliers, addends):  # type: ignore[no-untyped-def]  # compiled
+    """MinHash signatures (uint32, documents x hashes) of the sets of word n-grams (Broder 1997).
+
+    Hash p of n-gram h is the upper half of multipliers[p] * h + addends[p] modulo 2**64. A text of fewer words than n
+    is one n-gram; a text of none keeps the largest value everywhere.
+    """
+    num_documents, num_hashes = len(offsets) - 1, len(multipliers)
+    signatures = np.full((num_documents, num_hashes), np.uint32(0xFFFFFFFF), np.uint32)
+    longest = 0
+    for d in range(num_documents):
+        longest = max(longest, offsets[d + 1] - offsets[d])
+    words = np.empty(longest + 1, np.uint64)
+    for d in range(num_documents):
+        count = hash_words(data, offsets[d], offsets[d + 1], words)
+        signature = signatures[d]
+        size = min(count, ngram_words)
+        for first in range(count - size + 1 if count else 0):
+            ngram = np.uint64(size)
+            for w in range(first, first + size):
+                ngram = ngram * POLYNOMIAL + words[w]
+            ngram = _mix(ngram)
+            for p in range(num_hashes):
+                value = np.uint32((multipliers[p] * ngram + addends[p]) >> np.uint64(32))
+                signature[p] = min(signature[p], value)
+    return signatures
+
+
+@compiled
+def band_keys(signatures, bands):  # type: ignore[no-untyped-def]  # compiled
+    """One uint64 key for each document and band: equal rows of a band give equal keys."""
+    num_documents, rows = signatures.shape[0], signatures.shape[1] // bands
+    keys = np.empty((num_documents, bands), np.uint64)
+    for d in range(num_documents):
+        for b in range(bands):
+            key = np.uint64(b + 1)
+            for r in range(b * rows, (b + 1) * rows):
+                key = _mix(key * POLYNOMIAL + np.uint64(signatures[d, r]))
+            keys[d, b] = key
+    return keys
+
+
+@compiled
+def measure_lines(data, offsets):  # type: ignore[no-untyped-def]  # compiled
+    """For each text: non-empty lines, lines that repeat an earlier one, and the bytes of those (float64, texts x 3).
+
+    Lines are compared without the spaces at their ends (Gopher, arXiv:2112.11446, table A1).
+    """
+    num_documents = len(offsets) - 1
+    result = np.zeros((num_documents, 3), np.float64)
+    for d in range(num_documents):
+        start, end = offsets[d], offsets[d + 1]
+        breaks = 1
+        for i in range(start, end):
+            breaks += data[i] == 10
+        hashes, sizes, count = np.empty(breaks, np.uint64), np.empty(breaks, np.int64), 0
+        at = start
+        while at < end:
+            stop = at
+            while stop < end and data[stop] != 10:
+                stop += 1
+            first, last = at, stop
+            while first < last and (data[first] == 32 or data[first] == 9 or data[first] == 13):
+                first += 1
+            while last > first and (data[last - 1] == 32 or data[last - 1] == 9 or data[last - 1] == 13):
+                last -= 1
+            if last > first:
+                state = FNV_OFFSET
+                for i in range(first, last):
+                    state = (state ^ np.uint64(data[i])) * FNV_PRIME
+                hashes[count], sizes[count] = _mix(state), last - first
+                count += 1
+            at = stop + 1
+        order = np.argsort(hashes[:count])
+        for k in range(1, count):
+            if hashes[order[k]] == hashes[order[k - 1]]:
+                result[d, 1] += 1
+                result[d, 2] += sizes[order[k]]
+        result[d, 0] = count
+    return result
+
+
+@compiled
+def find_ngrams(data, offsets, lengths, table, owners):  # type: ignore[no-untyped-def]  # compiled
+    """Looks up every run of lengths[k] words in the sorted `table` of run hashes; `owners[i]` names whose run table[i] is.
+
+    For each text (int64, texts x 2): how many of its runs are in the table, and the owner of the first (-1 for none).
+    """
+    num_documents = len(offsets) - 1
+    found = np.zeros((num_documents, 2), np.int64)
+    for d in range(num_documents):
+        words = np.empty(offsets[d + 1] - offsets[d] + 1, np.uint64)
+        count = hash_words(data, offsets[d], offsets[d + 1], words)
+        runs = run_hashes(words[:count])
+        found[d, 1] = -1
+        for length in lengths:
+            power = np.uint64(1)
+            for _ in range(length):
+                power *= POLYNOMIAL
+            for first in range(count - length + 1):
+                key = _mix(runs[first + length] - runs[first] * power + np.uint64(length))
+                place = np.searchsorted(table, key)
+                if place < len(table) and table[place] == key:
+                    found[d, 0] += 1
+                    if found[d, 1] < 0:
+                        found[d, 1] = owners[place]
+    return found
+
+
+@compiled
+def run_hashes(words):  # type: ignore[no-untyped-def]  # compiled
+    """Prefix sums from which the hash of words[i:j] follows: prefix[j] - prefix[i] * POLYNOMIAL**(j - i), modulo 2**64."""
+    prefix = np.zeros(len(words) + 1, np.uint64)
+    for i in range(len(words)):
+        prefix[i + 1] = prefix[i] * POLYNOMIAL + words[i]
+    return prefix
+
+
+@compiled
+def list_ngrams(words, length):  # type: ignore[no-untyped-def]  # compiled
+    """The hash of every run of `length` words, as `find_ngrams` computes it."""
+    runs = run_hashes(words)
+    power = np.uint64(1)
+    for _ in range(length):
+        power *= POLYNOMIAL
+    out = np.empty(max(len(words) - length + 1, 0), np.uint64)
+    for first in range(len(out)):
+        out[first] = _mix(runs[first + length] - runs[first] * power + np.uint64(length))
+    return out
+
+
+@compiled
+def _tag_name(data, at, end):  # type: ignore[no-untyped-def]  # compiled
+    # Up to eight letters or digits, lower-cased, packed into one number; and where the name ends.
+    name = np.uint64(0)
+    while at < end:
+        byte = data[at] | 32 if 65 <= data[at] <= 90 else data[at]
+        if not (97 <= byte <= 122 or 48 <= byte <= 57):
+            break
+        name = (name << np.uint64(8)) | np.uint64(byte)
+        at += 1
+    return name, at
+
+
+@compiled
+def measure_html(data, void_tags):  # type: ignore[no-untyped-def]  # compiled
+    """(deepest nesting of open elements, most attributes of one tag) of an HTML page, in one pass over its bytes.
+
+    An estimate to refuse pages that were made to exhaust a parser: comments and scripts are read as if they were markup.
+    """
+    depth = deepest = most = 0
+    at, end = 0, len(data)
+    while at < end - 1:
+        if data[at] != 60:  # <
+            at += 1
+            continue
+        closing = data[at + 1] == 47  # /
+        name, stop = _tag_name(data, at + 1 + closing, end)
+        if name == 0:
+            at += 1
+            continue
+        attributes, quote, previous = 0, 0, 0
+        while stop < end and (quote or data[stop] != 62):  # >
+            byte = data[stop]
+            if quote:
+                quote = 0 if byte == quote else quote
+            elif (byte == 34 or byte == 39) and previous == 61:
+                quote = byte
+            elif byte > 32 and byte != 47 and previous <= 32:
+                attributes += 1
+            previous = byte
+            stop += 1
+        most = max(most, attributes)
+        if closing:
+            depth = max(depth - 1, 0)
+        elif previous != 47:
+            is_void = False
+            for void in void_tags:
+                is_void = is_void or void == name
+            depth += not is_void
+            deepest = max(deepest, depth)
+        at = stop
+    return deepest, most
+
+
+def pack_tags(names: str) -> np.ndarray[Any, np.dtype[np.uint64]]:
+    """Tag names as `measure_html` compares them."""
+    return np.array([int.from_bytes(name.encode()[-8:], "big") for name in names.split()], np.uint64)

@@ -1,0 +1,83 @@
+"""Runs one stage's function: in this process, or in several that torchrun starts.
+
+The function, its config and its inputs are the same in both; what differs is the Runtime. With several devices each
+process is `python -m bloomery.pipeline.rank SPEC.json` and rank 0 leaves the metrics where this process reads them.
+"""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any  # Any: metrics are whatever numbers a stage gives
+
+from bloomery.core.errors import DataError
+from bloomery.core.files import read_json, write_json
+from bloomery.core.metrics import MetricsLog
+from bloomery.core.stage import Launch, Runtime, Stage
+from bloomery.pipeline.plan import Step, input_paths
+
+SCRATCH = ".launch"
+"""Hidden folder in the work folder for what torchrun's processes are told and answer."""
+
+
+def launch(step: Step, *, out: Path, log_folder: Path, workers: int, quiet: bool = False) -> Mapping[str, Any]:
+    """Runs the step's stage into the folder `out` and returns its metrics. Raises whatever the stage raises."""
+    arguments = input_paths(step)
+    node = step.node
+    if node.launch.devices > 1:
+        return _launch_ranks(node.stage, node.launch, step, arguments, out=out, log_folder=log_folder, workers=workers)
+    runtime = Runtime(workers=workers, metrics=MetricsLog(log_folder / "metrics.jsonl"), label=node.id, quiet=quiet)
+    metrics: Mapping[str, Any] = node.stage.run(node.config, **arguments, out=out, runtime=runtime)
+    return metrics
+
+
+def _launch_ranks(
+    stage: Stage, launch: Launch, step: Step, arguments: Mapping[str, Any], *, out: Path, log_folder: Path, workers: int
+) -> Mapping[str, Any]:
+    folder = out / SCRATCH
+    spec, result, problem = folder / "spec.json", folder / "result.json", folder / "error.json"
+    problem.unlink(missing_ok=True)
+    write_json(
+        spec,
+        {
+            "stage": stage.name,
+            "config": step.node.config.model_dump(mode="json"),
+            "arguments": {slot: _to_plain(value) for slot, value in arguments.items()},
+            "out": str(out.absolute()),
+            "metrics": str((log_folder / "metrics.jsonl").absolute()),
+            "label": step.node.id,
+            "workers": workers,
+        },
+    )
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(launch.devices)]
+    process = subprocess.Popen(
+        [*command, "-m", "bloomery.pipeline.rank", str(spec.absolute())],
+        env={"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // launch.devices)), **os.environ},
+        preexec_fn=die_with_parent,
+    )
+    try:
+        code = process.wait()
+    except BaseException:  # also Ctrl-C: torchrun must not outlive us
+        process.terminate()
+        process.wait()
+        raise
+    if code != 0:
+        reason = read_json(problem)["message"] if problem.is_file() else f"torchrun ended with exit code {code}; its own messages are above"
+        raise DataError(f"{step.node.id}: {reason}")
+    metrics: Mapping[str, Any] = read_json(result)
+    return metrics
+
+
+def die_with_parent() -> None:
+    """Asks the kernel to kill this process when the one that started it dies (Linux; elsewhere nothing)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
+def _to_plain(value: Any) -> Any:
+    if isinstance(value, list):
+        return [str(path.absolute()) for path in value]
+    return None if value is None else str(value.absolute())

@@ -1,0 +1,52 @@
+"""One of torchrun's processes: `python -m bloomery.pipeline.rank SPEC.json` runs a stage's function as its part of the group.
+
+launch.py writes SPEC.json and reads result.json and error.json beside it, which rank 0 leaves there.
+"""
+
+import logging
+import sys
+from pathlib import Path
+from typing import Any  # Any: the values of a JSON document
+
+from bloomery.core import dist
+from bloomery.core.errors import BloomeryError
+from bloomery.core.files import read_json, write_json
+from bloomery.core.metrics import MetricsLog
+from bloomery.core.stage import Runtime
+from bloomery.pipeline.launch import die_with_parent
+from bloomery.stages.catalog import load_stage
+
+
+def run_rank(spec_path: Path) -> int:
+    """Runs this process's part; the exit code is 1 for an error that a user can mend, whose message is left in error.json."""
+    spec = read_json(spec_path)
+    stage = load_stage(spec["stage"])
+    with dist.process_group():
+        first = dist.rank() == 0
+        runtime = Runtime(
+            workers=spec["workers"],
+            metrics=MetricsLog(Path(spec["metrics"]) if first else None),
+            label=spec["label"],
+            quiet=not first,
+        )
+        arguments = {slot: _to_paths(value) for slot, value in spec["arguments"].items()}
+        try:
+            metrics = stage.run(stage.config_type(**spec["config"]), **arguments, out=Path(spec["out"]), runtime=runtime)
+        except BloomeryError as error:
+            write_json(spec_path.with_name("error.json"), {"message": str(error)})
+            return 1
+        if first:
+            write_json(spec_path.with_name("result.json"), dict(metrics))
+    return 0
+
+
+def _to_paths(value: Any) -> Any:
+    if isinstance(value, list):
+        return [Path(item) for item in value]
+    return None if value is None else Path(value)
+
+
+if __name__ == "__main__":
+    die_with_parent()
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    sys.exit(run_rank(Path(sys.argv[1])))

@@ -1,0 +1,36 @@
+"""The steps of a model's life in their order, and where each one stands: a table, so that naming a stage imports nothing.
+
+`load_stage("dedup")` imports one stage's module and gives its STAGE; only then do torch or Polars come along.
+"""
+
+import importlib
+
+from bloomery.core.config import suggest
+from bloomery.core.errors import ConfigError
+from bloomery.core.stage import Stage
+
+STAGES = {
+    "crawl": "bloomery.stages.crawl",
+    "extract": "bloomery.stages.extract",
+    "filter": "bloomery.stages.filter",
+    "dedup": "bloomery.stages.dedup",
+    "synthesize": "bloomery.stages.synthesize",
+    "decontaminate": "bloomery.stages.decontaminate",
+    "mix": "bloomery.stages.mix",
+    "train_tokenizer": "bloomery.stages.train_tokenizer",
+    "tokenize": "bloomery.stages.tokenize",
+    "pretrain": "bloomery.stages.pretrain",
+    "sft": "bloomery.stages.sft",
+    "collect_pairs": "bloomery.stages.collect_pairs",
+    "preference": "bloomery.stages.preference",
+    "evaluate": "bloomery.stages.evaluate",
+    "export": "bloomery.stages.export",
+}
+
+
+def load_stage(name: str) -> Stage:
+    """The stage of this name. Raises ConfigError with the nearest known name if there is none."""
+    if name not in STAGES:
+        raise ConfigError(f'there is no stage "{name}"; {suggest(name, STAGES)}')
+    stage: Stage = importlib.import_module(STAGES[name]).STAGE
+    return stage

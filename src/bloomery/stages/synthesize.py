@@ -1,0 +1,160 @@
+"""Stage synthesize: instruction data made by program, each row with the gold answer that a program will check.
+
+Two kinds with honest names: `skills`, small verifiable problems (curate/skills.py) that need no input, and
+`documentation`, questions whose answers stand in the given documents (curate/docs_questions.py). Writes
+`train.jsonl.gz` (conversations) and `test.jsonl.gz` (prompts to hold out: no prompt stands in both).
+"""
+
+import functools
+import hashlib
+import logging
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple  # Any: a row of JSON
+
+from pydantic import Field, NonNegativeInt, field_validator
+
+from bloomery.core.config import Config, suggest
+from bloomery.core.documents import list_document_files, read_documents
+from bloomery.core.errors import ConfigError
+from bloomery.core.files import read_jsonl, write_jsonl
+from bloomery.core.stage import Runtime, Slot, Stage
+from bloomery.curate import docs_questions
+from bloomery.curate.docs_questions import Question, find_questions, unambiguous
+from bloomery.curate.skills import SKILLS, SkillRow, draw_skill_rows, is_held_out
+
+log = logging.getLogger(__name__)
+
+
+class SynthesizeConfig(Config):
+    """What to make, and how much of it."""
+
+    kinds: list[Literal["skills", "documentation"]] = Field(default=["skills"], min_length=1)
+    skills: list[str] = Field(default=list(SKILLS), min_length=1)
+    num_skill_examples: NonNegativeInt = 20_000
+    """Training conversations over all skills, shared out evenly; a skill with fewer different prompts gives fewer."""
+    num_skill_tests: NonNegativeInt = 500
+    max_documentation_examples: NonNegativeInt = 4_000
+    max_documentation_tests: NonNegativeInt = 100
+    seed: NonNegativeInt = 0
+
+    @field_validator("skills")
+    @classmethod
+    def _known(cls, names: list[str]) -> list[str]:
+        for name in names:
+            if name not in SKILLS:
+                raise ValueError(f'unknown skill "{name}"; {suggest(name, SKILLS)}')
+        return names
+
+
+class Split(NamedTuple):
+    """Rows to train on and rows to hold out."""
+
+    train: list[SkillRow]
+    test: list[SkillRow]
+
+
+def synthesize(config: SynthesizeConfig, *, documents: Sequence[Path] = (), out: Path, runtime: Runtime) -> Mapping[str, Any]:
+    """Writes train.jsonl.gz and test.jsonl.gz. `documents` are read for the kind "documentation" only."""
+    train: list[SkillRow] = []
+    test: list[SkillRow] = []
+    if "skills" in config.kinds:
+        made = make_skill_rows(config)
+        train, test = train + made.train, test + made.test
+    if "documentation" in config.kinds:
+        if not documents:
+            raise ConfigError(
+                'synthesize: kinds has "documentation", but no documents are given. '
+                'Connect the input `documents`, or use kinds = ["skills"].'
+            )
+        made = make_documentation_rows(config, documents, out=out, runtime=runtime)
+        train, test = train + made.train, test + made.test
+        if not made.train:
+            log.warning("no question was found in the documents: none of them is a page of Python documentation")
+    elif documents:
+        log.warning('documents are given, but kinds has no "documentation": they are not read')
+    write_jsonl(out / "test.jsonl.gz", (prompt_row(row) for row in _shuffled(test, config.seed)))
+    write_jsonl(out / "train.jsonl.gz", (conversation_row(row) for row in _shuffled(train, config.seed)))
+    counts = {f"{split}/{name}": count for split, rows in (("train", train), ("test", test)) for name, count in _by_skill(rows)}
+    return {"train_rows": len(train), "test_rows": len(test), **counts}
+
+
+def make_skill_rows(config: SynthesizeConfig) -> Split:
+    """Rows of each of the config's skills; an instance of the tests is in training under no phrasing."""
+    train: list[SkillRow] = []
+    test: list[SkillRow] = []
+    num_train = _shares(config.num_skill_examples, len(config.skills))
+    num_test = _shares(config.num_skill_tests, len(config.skills))
+    for name, train_count, test_count in zip(config.skills, num_train, num_test, strict=True):
+        train += draw_skill_rows(SKILLS[name], count=train_count, held_out=False, seed=config.seed)
+        test += draw_skill_rows(SKILLS[name], count=test_count, held_out=True, seed=config.seed)
+    return Split(train, test)
+
+
+def make_documentation_rows(config: SynthesizeConfig, documents: Sequence[Path], *, out: Path, runtime: Runtime) -> Split:
+    """Questions about the documents; of more than are wanted, the same random ones whatever the order of the files."""
+    items = [(path, out / ".scratch" / f"{i:05d}.jsonl") for i, path in enumerate(_training_files(documents))]
+    with runtime.progress(len(items), "files") as bar:
+        for _ in runtime.pool().map(_find_in_file, items):
+            bar.advance()
+    found = unambiguous(Question(row["prompt"], row["answer"]) for _, shard in items for row in read_jsonl(shard))
+    rows = _shuffled((SkillRow(docs_questions.SKILL, q.prompt, q.answer, docs_questions.FORMAT) for q in found), config.seed)
+    held_out = [is_held_out(docs_questions.SKILL, row.prompt) for row in rows]
+    train = [row for row, held in zip(rows, held_out, strict=True) if not held]
+    test = [row for row, held in zip(rows, held_out, strict=True) if held]
+    return Split(train[: config.max_documentation_examples], test[: config.max_documentation_tests])
+
+
+def prompt_row(row: SkillRow) -> dict[str, Any]:
+    """The row as a prompt: the user's message, and the answer and format for the verifier."""
+    return {"messages": [{"role": "user", "content": row.prompt}], "skill": row.skill, "answer": row.answer, "format": row.format}
+
+
+def conversation_row(row: SkillRow) -> dict[str, Any]:
+    """The row as a conversation to train on: the prompt row with the gold as the assistant's message."""
+    prompt = prompt_row(row)
+    return {**prompt, "messages": [*prompt["messages"], {"role": "assistant", "content": row.answer}]}
+
+
+def _find_in_file(item: tuple[Path, Path]) -> None:
+    path, shard = item
+    if shard.exists():
+        return
+    table = read_documents(path)
+    texts, urls = table.column("text").to_pylist(), table.column("url").to_pylist()
+    questions = (q for text, url in zip(texts, urls, strict=True) for q in find_questions(text or "", url=url or ""))
+    write_jsonl(shard, (q._asdict() for q in questions))
+
+
+def _training_files(documents: Sequence[Path]) -> list[Path]:
+    # A mixture keeps documents back for validation: a question about one of those would train on it.
+    folders = [path / "train" if (path / "train").is_dir() else path for path in documents]
+    return list_document_files(folders)
+
+
+def _shares(total: int, parts: int) -> list[int]:
+    return [total * (i + 1) // parts - total * i // parts for i in range(parts)]
+
+
+def _shuffled(rows: Iterable[SkillRow], seed: int) -> list[SkillRow]:
+    key = functools.partial(_order_key, seed)
+    return sorted(rows, key=key)
+
+
+def _order_key(seed: int, row: SkillRow) -> bytes:
+    return hashlib.blake2b(f"{seed}\x00{row.skill}\x00{row.prompt}".encode(), digest_size=16).digest()
+
+
+def _by_skill(rows: Iterable[SkillRow]) -> list[tuple[str, int]]:
+    return sorted(Counter(row.skill for row in rows).items())
+
+
+STAGE = Stage(
+    name="synthesize",
+    config_type=SynthesizeConfig,
+    run=synthesize,
+    inputs={"documents": Slot("documents", many=True, optional=True)},
+    output="conversations",
+    version=1,
+)

@@ -1,0 +1,132 @@
+"""Token files: documents as ids, flat on disk, read in place.
+
+    manifest.json                       tokenizer, dtype, counts, and size and sha256 of every file; written last
+    train/NNNNN.bin, validation/...     ids, little-endian uint16 (uint32 from 65,536 ids on), documents end to end
+    train/NNNNN.idx                     int64 offsets: document i is ids offset[i] .. offset[i + 1]
+
+A document is `<|bos|>` + its ids + `<|end|>`. Files are memory-mapped: any document can be had in no time, and a corpus
+may be larger than memory.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal  # Any: the values of a JSON document
+
+import numpy as np
+
+from bloomery.core.errors import DataError
+from bloomery.core.files import read_json, sha256_file, write_atomically, write_json
+
+Split = Literal["train", "validation"]
+SPLITS: tuple[Split, ...] = ("train", "validation")
+FORMAT = 1
+
+
+@dataclass(frozen=True, eq=False)
+class TokenSet:
+    """The documents of one split; make one with `open_tokens`. `lengths` is int64 [num_documents], in tokens."""
+
+    num_documents: int
+    num_tokens: int
+    lengths: np.ndarray
+    _ids_of_shard: list[np.ndarray]
+    _offsets_of_shard: list[np.ndarray]
+    _first_document: np.ndarray
+
+    def document(self, index: int) -> np.ndarray:
+        """The ids of document `index`, a read-only view of the file. Raises IndexError outside 0..num_documents - 1."""
+        if not 0 <= index < self.num_documents:
+            raise IndexError(f"document {index} of {self.num_documents}")
+        shard = int(np.searchsorted(self._first_document, index, side="right")) - 1
+        offset = self._offsets_of_shard[shard]
+        inside = index - int(self._first_document[shard])
+        return self._ids_of_shard[shard][offset[inside] : offset[inside + 1]]
+
+
+def token_dtype(vocab_size: int) -> np.dtype[Any]:
+    """The type of an id on disk: little-endian, two bytes while they suffice."""
+    return np.dtype("<u2") if vocab_size < 65_536 else np.dtype("<u4")
+
+
+def write_shard(stem: Path, documents: Sequence[Sequence[int]], *, vocab_size: int) -> None:
+    """Writes `stem`.idx, then `stem`.bin: where the .bin is, the shard is whole."""
+    lengths = np.array([len(ids) for ids in documents], dtype="<i8")
+    with write_atomically(stem.with_suffix(".idx")) as temporary:
+        np.concatenate([np.zeros(1, dtype="<i8"), np.cumsum(lengths)]).astype("<i8").tofile(temporary)
+    with write_atomically(stem.with_suffix(".bin")) as temporary, temporary.open("wb") as file:
+        for ids in documents:
+            file.write(np.asarray(ids, dtype=token_dtype(vocab_size)).tobytes())
+
+
+def write_manifest(folder: Path, *, tokenizer_sha256: str, vocab_size: int, text_bytes: Mapping[Split, Sequence[int]]) -> dict[str, Any]:
+    """Describes every shard in `folder` in its manifest.json and returns that; `text_bytes` are per shard, in their order."""
+    splits: dict[str, Any] = {}
+    for split in SPLITS:
+        shards: list[dict[str, Any]] = []
+        for path, num_bytes in zip(sorted((folder / split).glob("*.bin")), text_bytes[split], strict=True):
+            index = path.with_suffix(".idx")
+            files = {p.name: {"bytes": p.stat().st_size, "sha256": sha256_file(p)} for p in (path, index)}
+            num_tokens = path.stat().st_size // token_dtype(vocab_size).itemsize
+            counts = {"documents": index.stat().st_size // 8 - 1, "tokens": num_tokens, "bytes": num_bytes}
+            shards.append({"name": path.stem, "files": files, **counts})
+        totals = {name: sum(shard[name] for shard in shards) for name in ("documents", "tokens", "bytes")}
+        splits[split] = {**totals, "shards": shards}
+    manifest = {
+        "format": FORMAT,
+        "dtype": token_dtype(vocab_size).name,
+        "tokenizer_sha256": tokenizer_sha256,
+        "vocab_size": vocab_size,
+        "splits": splits,
+    }
+    write_json(folder / "manifest.json", manifest)
+    return manifest
+
+
+def open_tokens(folder: Path, *, split: Split, tokenizer_sha256: str | None = None, check_hashes: bool = True) -> TokenSet:
+    """The documents of one split of a tokens artifact; a split may be empty.
+
+    Sizes and offsets are always checked, contents by sha256 unless `check_hashes` is false (about a second a gigabyte).
+    Raises DataError naming the file for whatever does not agree with the manifest, and if the ids are another tokenizer's.
+    """
+    manifest = read_json(folder / "manifest.json")
+    if manifest.get("format") != FORMAT:
+        raise DataError(f"{folder}/manifest.json: format {manifest.get('format')!r}; this version reads format {FORMAT}")
+    found = manifest["tokenizer_sha256"]
+    if tokenizer_sha256 is not None and tokenizer_sha256 != found:
+        raise DataError(
+            f"{folder}: its ids were made by tokenizer {found[:16]}, but this run uses tokenizer {tokenizer_sha256[:16]}. "
+            "Tokenize the documents again with the tokenizer of this run."
+        )
+    dtype = np.dtype(manifest["dtype"]).newbyteorder("<")
+    ids, offsets = [], []
+    for shard in manifest["splits"][split]["shards"]:
+        stem = folder / split / shard["name"]
+        for name, record in shard["files"].items():
+            _check_file(stem.with_name(name), record, check_hashes)
+        ids.append(_map_file(stem.with_suffix(".bin"), dtype))
+        offsets.append(_map_file(stem.with_suffix(".idx"), np.dtype("<i8")))
+        _check_offsets(stem, offsets[-1], len(ids[-1]))
+    lengths = np.concatenate([np.diff(offset) for offset in offsets] or [np.zeros(0, dtype=np.int64)]).astype(np.int64)
+    first = np.cumsum([0, *(len(offset) - 1 for offset in offsets)])[:-1]
+    return TokenSet(len(lengths), int(lengths.sum()), lengths, ids, offsets, first)
+
+
+def _check_file(path: Path, record: Mapping[str, Any], check_hashes: bool) -> None:
+    if not path.is_file():
+        raise DataError(f"{path}: missing, though manifest.json names it. Make the tokens again: --rebuild the tokenize stage.")
+    if path.stat().st_size != record["bytes"]:
+        raise DataError(f"{path}: {path.stat().st_size} bytes long, but manifest.json says {record['bytes']}: the file is damaged")
+    if check_hashes and sha256_file(path) != record["sha256"]:
+        raise DataError(f"{path}: its sha256 is not the one in manifest.json ({record['sha256'][:16]}...): the file is damaged")
+
+
+def _check_offsets(stem: Path, offset: np.ndarray, num_tokens: int) -> None:
+    if len(offset) == 0 or offset[0] != 0 or offset[-1] != num_tokens or np.diff(offset).min(initial=0) < 0:
+        raise DataError(f"{stem}.idx: offsets must rise from 0 to the {num_tokens} ids of {stem.name}.bin, but do not")
+
+
+def _map_file(path: Path, dtype: np.dtype[Any]) -> np.ndarray:
+    if path.stat().st_size == 0:  # an empty file cannot be mapped
+        return np.zeros(0, dtype=dtype)
+    return np.memmap(path, dtype=dtype, mode="r")

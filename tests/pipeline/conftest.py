@@ -71,7 +71,9 @@ TOYS = {
         version=1,
         spmd=True,
     ),
-    "add": Stage(name="add", config_type=AddConfig, run=add, inputs={"documents": Slot("documents", many=True)}, output="documents", version=1),
+    "add": Stage(
+        name="add", config_type=AddConfig, run=add, inputs={"documents": Slot("documents", many=True)}, output="documents", version=1
+    ),
     "judge": Stage(name="judge", config_type=AddConfig, run=judge, inputs={"documents": Slot("documents")}, output="scores", version=1),
 }
 

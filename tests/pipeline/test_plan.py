@@ -56,7 +56,7 @@ def test_rebuild_makes_a_node_and_all_below_it_again(toys, store, states):
     toys.calls.clear()
     run_plan(plan, store)
     assert toys.calls == ["add", "judge"]
-    with pytest.raises(ConfigError, match='--rebuild mor: .*did you mean "more"'):
+    with pytest.raises(ConfigError, match=r'--rebuild mor: .*did you mean "more"'):
         toys.plan(store, rebuild=("mor",))
 
 

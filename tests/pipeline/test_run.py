@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import resource
 import time
+from pathlib import Path
 
 import pytest
 
@@ -25,7 +26,7 @@ def test_a_run_leaves_links_a_spec_logs_and_records(toys, store):
     assert result.made == ["small", "more", "verdict"]
     folder = store.root / "toy"
     assert (folder / "verdict" / "sum.txt").read_text() == str(3 + 4 + 2)
-    assert not os.readlink(folder / "verdict").startswith("/")
+    assert not (folder / "verdict").readlink().is_absolute()
     spec = read_json(folder / "spec.json")
     assert spec["status"] == "done"
     assert spec["command"] == ["bloomery", "run", "toy.toml"]
@@ -85,7 +86,7 @@ def test_an_artifact_removed_during_the_run_is_a_clear_error(toys, store):
         return {"size": documents[0].stat().st_size}
 
     toys.stages["add"] = dataclasses.replace(toys.stages["add"], run=lose_input)
-    with pytest.raises(DataError, match="more: its input .*numbers-.* has disappeared"):
+    with pytest.raises(DataError, match=r"more: its input .*numbers-.* has disappeared"):
         run_plan(toys.plan(store), store)
 
 
@@ -119,12 +120,17 @@ def test_ctrl_c_is_passed_on_and_noted(toys, store):
     assert [node["status"] for node in read_status(store.root / "toy")["nodes"]] == ["done", "interrupted", "waiting"]
 
 
-def test_a_store_that_is_a_file_or_on_a_read_only_file_system_is_a_clear_error(toys, tmp_path):
+def test_a_store_that_is_a_file_is_a_clear_error(toys, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="file stands where a folder is needed"):
         run_plan(toys.plan(Store(tmp_path / "file")), Store(tmp_path / "file"))
-    with pytest.raises(StoreError, match="--store DIR"):  # /proc takes no folders, not even root's
-        run_plan(toys.plan(Store(_unwritable())), Store(_unwritable()))
+
+
+@pytest.mark.skipif(not Path("/sys/kernel").is_dir(), reason="needs Linux's /sys, where not even root may make folders")
+def test_a_store_that_cannot_be_written_is_a_clear_error(toys):
+    store = Store(Path("/sys/bloomery-store"))
+    with pytest.raises(StoreError, match=r"/sys/bloomery-store: no access .*--store DIR"):
+        run_plan(toys.plan(store), store)
 
 
 def test_a_full_disk_is_a_clear_error_and_leaves_no_artifact(toys, store):
@@ -143,31 +149,24 @@ def test_a_full_disk_is_a_clear_error_and_leaves_no_artifact(toys, store):
     assert [name.split("-")[0] for name in artifacts(store)] == ["numbers"]
 
 
-def _unwritable():
-    from pathlib import Path
-
-    return Path("/proc/bloomery-store")
-
-
 def _run_slowly(toys, store_root, started):
     def slow(config, *, documents, out, runtime):
         started.set()
         time.sleep(0.5)
         write_text(out / "who.txt", str(os.getpid()))
+        write_text(out / "numbers.json", "[1]")
         return {}
 
     toys.stages["add"] = dataclasses.replace(toys.stages["add"], run=slow)
     run_plan(toys.plan(Store(store_root)), Store(store_root))
 
 
-def test_of_two_runs_at_once_the_second_waits_and_finds_the_artifact(toys, store, caplog, monkeypatch):
+def test_of_two_runs_at_once_the_second_waits_and_finds_the_artifact(toys, store, caplog):
     context = multiprocessing.get_context("fork")
     started = context.Event()
     first = context.Process(target=_run_slowly, args=(toys, store.root, started))
-    monkeypatch.delenv("PYTHONHASHSEED", raising=False)
     first.start()
     assert started.wait(20)
-    toys.stages["judge"] = dataclasses.replace(toys.stages["judge"], run=lambda config, *, documents, out, runtime: {})
     with caplog.at_level("INFO", logger="bloomery"):
         result = run_plan(toys.plan(store), store)
     first.join(20)

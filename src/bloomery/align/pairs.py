@@ -44,7 +44,7 @@ def make_pairs(
     `min_margin` or more below. Without a good answer there are no pairs, unless `gold` is given: then it is chosen and
     everything sampled may be rejected.
     """
-    texts = [answer.text.strip() for answer in answers]
+    texts = [answer.text for answer in answers]
     best = max(rewards, default=float("-inf"))
     case: Case = "paired"
     if best >= min_chosen_reward:

@@ -56,7 +56,9 @@ def map_shards(work: Callable[[Shard], Outcome], shards: Sequence[Shard], *, out
             done += documents
             bar.advance(note=f"{done / (time.monotonic() - started):,.0f} documents/s")
     seconds = time.monotonic() - started
-    runtime.metrics.write({"curate/shards": len(waiting), "curate/documents": done, "curate/documents_per_second": done / max(seconds, 1e-9)})
+    runtime.metrics.write(
+        {"curate/shards": len(waiting), "curate/documents": done, "curate/documents_per_second": done / max(seconds, 1e-9)}
+    )
     return sum_counts(shards, out=out)
 
 

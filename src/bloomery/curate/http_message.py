@@ -71,7 +71,8 @@ def _status(line: str) -> int | None:
 
 def _join_chunks(body: bytes) -> bytes:
     # A body that does not follow the chunked syntax was decoded by the crawler already, and is kept as it is.
-    parts, at = [], 0
+    parts: list[bytes] = []
+    at = 0
     while at < len(body):
         line_end = body.find(b"\n", at, at + 100)
         size_text = body[at:line_end].split(b";")[0].strip() if line_end >= 0 else b""

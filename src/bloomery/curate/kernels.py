@@ -205,6 +205,37 @@ def measure_lines(data, offsets):  # type: ignore[no-untyped-def]  # compiled
 
 
 @compiled
+def measure_words(data, offsets):  # type: ignore[no-untyped-def]  # compiled
+    """For each text: characters that are not white space, runs of them, runs with a letter, letters, letters of scripts
+    without spaces (float64, texts x 5).
+    """
+    num_documents = len(offsets) - 1
+    result = np.zeros((num_documents, 5), np.float64)
+    for d in range(num_documents):
+        characters = words = lettered = letters = unspaced = 0
+        inside = has_letter = False
+        at, end = offsets[d], offsets[d + 1]
+        while at < end:
+            point, length = _character(data, at, end)
+            at += length
+            if point <= 32 or point == 0x85 or point == 0xA0 or 0x2000 <= point <= 0x200A or 0x2028 <= point <= 0x2029 or point == 0x3000:
+                inside = False
+                continue
+            if not inside:
+                inside, has_letter = True, False
+                words += 1
+            characters += 1
+            kind = _kind(point)
+            if kind and not (48 <= point <= 57 or point == 95):
+                letters += 1
+                unspaced += kind == 2
+                lettered += not has_letter
+                has_letter = True
+        result[d, 0], result[d, 1], result[d, 2], result[d, 3], result[d, 4] = characters, words, lettered, letters, unspaced
+    return result
+
+
+@compiled
 def find_ngrams(data, offsets, lengths, table, owners):  # type: ignore[no-untyped-def]  # compiled
     """Looks up every run of lengths[k] words in the sorted `table` of run hashes; `owners[i]` names whose run table[i] is.
 

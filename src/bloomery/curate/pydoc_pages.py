@@ -26,6 +26,7 @@ URL = "https://pydoc.local/{module}.html"
 SKIPPED_PARTS = frozenset({"test", "tests", "testing", "idle_test", "__main__", "conftest", "_vendor", "site-packages"})
 """A module with one of these in its name is a package's own tests or somebody else's code, not its documentation."""
 
+
 class Page(NamedTuple):
     """A rendered module, scrubbed."""
 

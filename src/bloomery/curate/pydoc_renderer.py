@@ -114,7 +114,9 @@ def die_with_parent() -> None:
             importlib.import_module("ctypes").CDLL(None).prctl(1, signal.SIGKILL)
 
 
-def _forked(body: Callable[[Callable[[dict[str, str]], None]], None], *, seconds: float, seconds_per_row: float) -> Iterator[dict[str, str]]:
+def _forked(
+    body: Callable[[Callable[[dict[str, str]], None]], None], *, seconds: float, seconds_per_row: float
+) -> Iterator[dict[str, str]]:
     # Yields the rows that `body` sends from a fork; ends with a row that has a reason when the fork fails or hangs.
     read_end, write_end = os.pipe()
     pid = os.fork()

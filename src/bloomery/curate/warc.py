@@ -86,7 +86,7 @@ def write_warc(path: Path, pages: Iterable[WrittenPage], *, media_type: str = "t
 def _read_warc_captures(path: Path, max_record_bytes: int) -> Iterator[Capture | Damage]:
     with path.open("rb") as file:
         mark = _start_mark(file)
-        base = 0
+        base: int | None = 0
         while base is not None:
             reached = 0
             file.seek(base)

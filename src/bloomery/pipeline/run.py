@@ -13,7 +13,7 @@ import logging
 import os
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any  # Any: the values of a JSON document
@@ -22,7 +22,7 @@ from bloomery.core.artifact import Artifact, Store, explain_os_errors
 from bloomery.core.errors import DataError, StoreError
 from bloomery.core.files import read_json, write_json
 from bloomery.pipeline.launch import launch
-from bloomery.pipeline.locate import SPEC
+from bloomery.pipeline.locate import SPEC, read_spec
 from bloomery.pipeline.meter import Meter
 from bloomery.pipeline.plan import Plan, Step
 from bloomery.pipeline.sources import PREFIX, FileHashes, find_source
@@ -146,9 +146,12 @@ def _link(folder: Path, step: Step, store: Store) -> None:
     if not target.exists():
         link.unlink(missing_ok=True)  # what an earlier plan made is not what this recipe says
         return
+    wanted = Path(os.path.relpath(target, folder))
+    if link.is_symlink() and link.readlink() == wanted:
+        return
     temporary = folder / f".{step.node.id}.tmp-{os.getpid()}"
     temporary.unlink(missing_ok=True)
-    temporary.symlink_to(os.path.relpath(target, folder))
+    temporary.symlink_to(wanted)
     temporary.replace(link)
 
 
@@ -157,17 +160,18 @@ class _Spec:
 
     def __init__(self, path: Path, plan: Plan, command: Sequence[str]) -> None:
         self._path = path
-        before = _reasons_before(path)
+        before = _read_spec_before(path)
         recipe = plan.recipe
-        self._nodes = {step.node.id: _spec_node(step, before) for step in plan.steps}
+        self._nodes = {step.node.id: _spec_node(step, before.get("nodes", [])) for step in plan.steps}
+        nothing_to_do = all(step.state == "done" for step in plan.steps)
         self._content: dict[str, Any] = {
             "name": recipe.name,
             "seed": recipe.seed,
             "recipe_file": str(recipe.path),
             "overrides": list(recipe.overrides),
-            "command": list(command),
+            "command": before.get("command", list(command)) if nothing_to_do else list(command),
             "bloomery": importlib.metadata.version("bloomery"),
-            "status": "running",
+            "status": "done" if nothing_to_do else "running",
             "nodes": list(self._nodes.values()),
             "recipe": resolved_recipe(plan),
         }
@@ -216,10 +220,11 @@ def resolved_recipe(plan: Plan) -> dict[str, Any]:
     return {"name": plan.recipe.name, "seed": plan.recipe.seed, "stages": stages}
 
 
-def _spec_node(step: Step, before: dict[tuple[str, str], dict[str, Any]]) -> dict[str, Any]:
+def _spec_node(step: Step, before: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     reason: dict[str, Any] = {"reason": step.reason, "differences": list(step.differences), "nearest": step.nearest}
     if step.state == "done":  # why it was made stays interesting; that it is done is its status
-        reason = before.get((step.node.id, step.fingerprint), reason)
+        same = [node for node in before if (node.get("id"), node.get("fingerprint")) == (step.node.id, step.fingerprint)]
+        reason = {key: same[0].get(key) for key in reason} if same else reason
     name = f"{step.node.stage.name}-{step.fingerprint[:16]}"
     return {
         "id": step.node.id,
@@ -231,11 +236,8 @@ def _spec_node(step: Step, before: dict[tuple[str, str], dict[str, Any]]) -> dic
     }
 
 
-def _reasons_before(path: Path) -> dict[tuple[str, str], dict[str, Any]]:
-    if not path.is_file():
-        return {}
+def _read_spec_before(path: Path) -> Mapping[str, Any]:
     try:
-        nodes = read_json(path)["nodes"]
-        return {(node["id"], node["fingerprint"]): {key: node[key] for key in ("reason", "differences", "nearest")} for node in nodes}
-    except (DataError, KeyError, TypeError):
-        return {}  # a damaged spec is written anew
+        return read_spec(path.parent)
+    except DataError:
+        return {}  # the first run, or a damaged spec, which is written anew

@@ -5,7 +5,7 @@ ones with wrong or malformed ones. Writes `train.jsonl.gz` with TRL's columns. A
 """
 
 import hashlib
-import logging
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,8 +26,6 @@ from bloomery.generate.verify import verify
 from bloomery.model.huggingface import load_model
 from bloomery.tokens.chat import render
 from bloomery.tokens.tokenizer import Tokenizer, load_tokenizer
-
-log = logging.getLogger(__name__)
 
 CHUNK_PROMPTS = 100
 
@@ -85,11 +83,16 @@ def _sample_chunks(
     transformer.eval()
     tokenizer = load_tokenizer(model)
     engine = Engine(transformer, tokenizer)
-    with runtime.progress(len(chunks) * CHUNK_PROMPTS, "prompts") as bar:
-        for chunk, path in zip(chunks, files, strict=True):
+    with runtime.progress(sum(map(len, chunks)), "prompts") as bar:
+        for i, (chunk, path) in enumerate(zip(chunks, files, strict=True)):
             if not path.exists():
-                write_jsonl(path, _sample_chunk(config, engine, tokenizer, chunk))
-            bar.advance(CHUNK_PROMPTS)
+                started = time.perf_counter()
+                records = _sample_chunk(config, engine, tokenizer, chunk)
+                write_jsonl(path, records)
+                tokens = sum(record["tokens"] for record in records)
+                speed = tokens / (time.perf_counter() - started)
+                runtime.metrics.write({"step": i, "tokens": tokens, "sample/tokens_per_second": speed})
+            bar.advance(len(chunk))
 
 
 def _sample_chunk(config: CollectPairsConfig, engine: Engine, tokenizer: Tokenizer, chunk: Sequence[Row]) -> list[dict[str, Any]]:
@@ -98,8 +101,12 @@ def _sample_chunk(config: CollectPairsConfig, engine: Engine, tokenizer: Tokeniz
     repeated = [prompt for prompt in ids for _ in range(config.num_samples)]
     seeds = [_sample_seed(config.seed, row, i) for row in chunk for i in range(config.num_samples)]
     samples = engine.generate(repeated, params, seeds=seeds)
-    answers = [Answer(tokenizer.decode(sample.tokens), sample.finish == "end")._asdict() for sample in samples]
-    return [{"answers": answers[i * config.num_samples : (i + 1) * config.num_samples]} for i in range(len(chunk))]
+    records = []
+    for i in range(len(chunk)):
+        mine = samples[i * config.num_samples : (i + 1) * config.num_samples]
+        answers = [Answer(tokenizer.decode(sample.tokens), sample.finish == "end")._asdict() for sample in mine]
+        records.append({"answers": answers, "tokens": sum(len(sample.tokens) for sample in mine)})
+    return records
 
 
 def _write_pairs(

@@ -46,7 +46,10 @@ def skill_prompt(row: Mapping[str, Any], tokenizer: Tokenizer, prompt_format: Pr
 
 def score_skill(row: Mapping[str, Any], text: str, stopped: bool, prompt_format: PromptFormat) -> Outcome:
     """Verifies an answer. In plain text it is the first line, and the line's end finishes it as well as an end token."""
-    completion, newline, _ = text.lstrip(" ").partition("\n") if prompt_format == "plain" else (text, "", "")
+    completion, newline = text, ""
+    if prompt_format == "plain":
+        line, newline, _ = text.partition("\n")
+        completion = line.strip(" ")
     verdict = verify(row, completion)
     well_formed = verdict.well_formed and (stopped or bool(newline))
     return Outcome(completion, correct=verdict.correct and well_formed, well_formed=well_formed, stopped=stopped)

@@ -1,0 +1,100 @@
+"""extract: pages to documents. The first thing a page becomes is text with an address, a date and a language.
+
+Archives (WARC, ARC, WET) are read record by record; documents that are text already (Parquet, JSONL, .txt) pass
+through and get the language they lack. One input file gives one output shard; every record without a document is named
+in the ledger with its reason.
+"""
+
+import functools
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any  # Any: a row of a document table
+
+import pyarrow as pa
+
+from bloomery.core.documents import DOCUMENT_SUFFIXES, document_id, document_table, read_documents
+from bloomery.core.files import expand
+from bloomery.core.stage import Runtime, Slot, Stage
+from bloomery.curate.extract import ExtractConfig, Refused, extract_page, tidy_text
+from bloomery.curate.flow import Outcome, Shard, map_shards, number_shards, text_bytes
+from bloomery.curate.language import identify_language
+from bloomery.curate.ledger import ledger_row, ledger_table
+from bloomery.curate.warc import ARCHIVE_SUFFIXES, Capture, Damage, read_captures
+
+
+def extract(config: ExtractConfig, *, pages: list[Path], out: Path, runtime: Runtime) -> Mapping[str, int]:
+    """Fills `out` with one document shard for each input file. Counts are of records that hold, or should hold, a page."""
+    files = expand(pages, suffixes=ARCHIVE_SUFFIXES + DOCUMENT_SUFFIXES)
+    return map_shards(functools.partial(extract_file, config), number_shards(files), out=out, runtime=runtime)
+
+
+def extract_file(config: ExtractConfig, shard: Shard) -> Outcome:
+    """The documents of one file of pages, and the ledger of the rest."""
+    if shard.source.name.endswith(DOCUMENT_SUFFIXES):
+        return _pass_through(config, shard.source)
+    rows: list[dict[str, Any]] = []
+    dropped: list[dict[str, Any]] = []
+    bytes_in = 0
+    for item in read_captures(shard.source, max_record_bytes=config.max_record_bytes):
+        id = document_id(shard.source.name, item.offset)
+        if isinstance(item, Damage):
+            dropped.append(ledger_row(stage="extract", rule=item.rule, id=id, url=item.url, value=item.value, detail=item.detail))
+            continue
+        bytes_in += len(item.body)
+        result = extract_page(item, config)
+        if isinstance(result, Refused):
+            dropped.append(_refusal(result, id=id, url=item.url))
+        else:
+            meta = {"encoding": result.encoding, "offset": item.offset, "title": result.title}
+            rows.append(_document(item, id=id, source=shard.source.name, text=result.text, meta=meta))
+    return Outcome(document_table(rows), ledger_table(dropped), len(rows) + len(dropped), bytes_in)
+
+
+def _refusal(refused: Refused, *, id: str, url: str | None, text: str | None = None) -> dict[str, Any]:
+    facts = refused._asdict()
+    return ledger_row(stage="extract", rule=facts.pop("rule"), id=id, url=url, text=text, **facts)
+
+
+def _document(capture: Capture, *, id: str, source: str, text: str, meta: Mapping[str, Any]) -> dict[str, Any]:
+    language = identify_language(text)
+    return {
+        "id": id,
+        "text": text,
+        "url": capture.url,
+        "source": source,
+        "language": language.code,
+        "language_score": language.score,
+        "date": capture.date,
+        "meta": json.dumps(meta, sort_keys=True, ensure_ascii=False),
+    }
+
+
+def _pass_through(config: ExtractConfig, source: Path) -> Outcome:
+    table = read_documents(source)
+    rows, dropped = [], []
+    for row in _identify_missing(table):
+        if len(row["text"]) < config.min_characters:
+            refused = Refused("no_text", len(row["text"]), config.min_characters)
+            dropped.append(_refusal(refused, id=row["id"], url=row["url"], text=row["text"]))
+        else:
+            rows.append(row)
+    return Outcome(document_table(rows), ledger_table(dropped), len(table), text_bytes(table))
+
+
+def _identify_missing(table: pa.Table) -> Iterator[dict[str, Any]]:
+    for row in table.to_pylist():
+        row["text"] = tidy_text(row["text"] or "")
+        if row["language"] is None:
+            row["language"], row["language_score"] = identify_language(row["text"])
+        yield row
+
+
+STAGE = Stage(
+    name="extract",
+    config_type=ExtractConfig,
+    run=extract,
+    inputs={"pages": Slot("pages", many=True)},
+    output="documents",
+    version=1,
+)

@@ -1,0 +1,120 @@
+"""Snapshots of a run, from which it goes on as if nothing had happened.
+
+    FOLDER/step-000120/   model.safetensors, optimizer.safetensors, state.json; manifest.json with their sha256
+
+A snapshot is written under another name and renamed when it is whole. Reading takes the newest one that its manifest
+vouches for, so neither a kill while writing nor a damaged file costs more than the steps since the one before. Plain
+safetensors and JSON, not torch's distributed checkpoint: at this size every process holds everything, files are read
+without pickle, and saving takes a tenth of a second. (Sharded training will need the other.)
+"""
+
+import logging
+import shutil
+import time
+from pathlib import Path
+from typing import Any  # Any: the values of a JSON document
+
+import safetensors
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from bloomery.core import dist
+from bloomery.core.errors import DataError
+from bloomery.core.files import read_json, sha256_file, write_atomically, write_json
+from bloomery.train.state import TrainState
+
+log = logging.getLogger(__name__)
+
+KEEP_SNAPSHOTS = 2
+SAVE_SECONDS = 20.0
+"""How much work a kill may cost. By the clock and not by steps: which steps are saved does not touch the result."""
+COUNTERS = ("step", "tokens", "skipped", "skipped_in_a_row", "recent_losses", "curve")
+
+
+class Snapshots:
+    """The snapshots of one run in a folder. `settings` says what the run is: a snapshot of other settings is refused."""
+
+    def __init__(self, folder: Path, *, settings: str, every_seconds: float = SAVE_SECONDS) -> None:
+        self.folder, self.settings, self.every_seconds = folder, settings, every_seconds
+        self._saved_at = time.monotonic()
+
+    def save_when_due(self, state: TrainState) -> None:
+        """Saves if `every_seconds` have passed since the last time. Only rank 0 writes: all processes hold the same."""
+        if dist.rank() == 0 and time.monotonic() - self._saved_at >= self.every_seconds:
+            self.save(state)
+
+    def save(self, state: TrainState) -> None:
+        """Writes a snapshot, and removes all but the newest two. On other ranks than 0 does nothing."""
+        if dist.rank() != 0:
+            return
+        final = self.folder / f"step-{state.step:06d}"
+        writing = self.folder / f"writing-{final.name}"
+        for leftover in (*self.folder.glob("writing-*"), final):
+            shutil.rmtree(leftover, ignore_errors=True)
+        writing.mkdir(parents=True)
+        _write_tensors(writing / "model.safetensors", dict(state.model.named_parameters()))
+        _write_tensors(writing / "optimizer.safetensors", _optimizer_tensors(state))
+        write_json(writing / "state.json", {"settings": self.settings, **{name: getattr(state, name) for name in COUNTERS}})
+        write_json(writing / "manifest.json", {path.name: sha256_file(path) for path in sorted(writing.iterdir())})
+        writing.rename(final)
+        for old in self._newest_first()[KEEP_SNAPSHOTS:]:
+            shutil.rmtree(old, ignore_errors=True)
+        self._saved_at = time.monotonic()
+
+    def restore(self, state: TrainState) -> bool:
+        """Fills `state` from the newest whole snapshot; False if there is none. Raises DataError for one of other settings."""
+        for folder in self._newest_first():
+            problem = _find_damage(folder)
+            if problem:
+                log.warning("%s: %s; the snapshot before it is used", folder, problem)
+                continue
+            counters = read_json(folder / "state.json")
+            if counters["settings"] != self.settings:
+                raise DataError(f"{folder}: a snapshot of a run with other settings or inputs. Choose another output folder, or delete it.")
+            _fill(state, counters, load_file(folder / "model.safetensors"), load_file(folder / "optimizer.safetensors"))
+            return True
+        return False
+
+    def _newest_first(self) -> list[Path]:
+        return sorted(self.folder.glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")), reverse=True)
+
+
+def _optimizer_tensors(state: TrainState) -> dict[str, Tensor]:
+    tensors = {}
+    for name, parameter in state.model.named_parameters():
+        for optimizer in state.optimizers:
+            for key, value in optimizer.state.get(parameter, {}).items():
+                tensors[f"{name}/{key}"] = value
+    return tensors
+
+
+def _fill(state: TrainState, counters: dict[str, Any], weights: dict[str, Tensor], optimizer_tensors: dict[str, Tensor]) -> None:
+    owner = {p: optimizer for optimizer in state.optimizers for group in optimizer.param_groups for p in group["params"]}
+    for name, parameter in state.model.named_parameters():
+        with torch.no_grad():
+            parameter.copy_(weights[name])
+        prefix = f"{name}/"
+        found = {key.removeprefix(prefix): value for key, value in optimizer_tensors.items() if key.startswith(prefix)}
+        owner[parameter].state[parameter] = {key: value.to(parameter.device) for key, value in found.items()}
+    for name in COUNTERS:
+        setattr(state, name, counters[name])
+
+
+def _write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    with write_atomically(path) as temporary:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, temporary)
+
+
+def _find_damage(folder: Path) -> str | None:
+    try:
+        manifest = read_json(folder / "manifest.json")
+        for name, expected in manifest.items():
+            if sha256_file(folder / name) != expected:
+                return f"{name} is damaged"
+            if name.endswith(".safetensors"):
+                with safetensors.safe_open(folder / name, framework="pt"):
+                    pass
+    except (DataError, OSError, safetensors.SafetensorError) as error:
+        return f"cannot be read ({error})"
+    return None

@@ -1,0 +1,55 @@
+"""Which weights are updated how: by their role in the model, never by a substring of their name.
+
+matrices     inside the layers: Muon or AdamW, decayed
+embeddings   the table of tokens and, where it is not the same, the output matrix: AdamW, not decayed
+vectors      norms: AdamW, not decayed
+"""
+
+from typing import Any, Literal  # Any: torch's optimizer groups are dictionaries of anything
+
+import torch
+from torch import nn
+
+from bloomery.model.device import has_fast_bfloat16
+from bloomery.model.transformer import Transformer
+from bloomery.train.muon import Muon
+
+OptimizerName = Literal["muon", "adamw"]
+
+ADAM_BETAS = (0.9, 0.95)
+"""As in GPT-3, Llama and OLMo: the usual 0.999 remembers a thousand steps, longer than many runs here."""
+ADAM_EPS = 1e-10
+"""Small, because gradients of embeddings of rare tokens are."""
+MUON_MOMENTUM = 0.95
+
+
+def make_optimizers(
+    model: Transformer, *, name: OptimizerName, learning_rate: float, embedding_learning_rate: float, weight_decay: float
+) -> list[torch.optim.Optimizer]:
+    """The optimizers of a model. Each group keeps its full learning rate as `full_lr`; see `set_learning_rate`."""
+    matrices, embeddings, vectors = split_by_role(model)
+    group = {"full_lr": learning_rate, "lr": learning_rate, "weight_decay": weight_decay}
+    plain: list[dict[str, Any]] = [
+        {"params": embeddings, "full_lr": embedding_learning_rate, "lr": embedding_learning_rate, "weight_decay": 0.0},
+        {"params": vectors, "full_lr": embedding_learning_rate, "lr": embedding_learning_rate, "weight_decay": 0.0},
+    ]
+    if name == "adamw":
+        return [torch.optim.AdamW([{**group, "params": matrices}, *plain], betas=ADAM_BETAS, eps=ADAM_EPS, fused=True)]
+    dtype = torch.bfloat16 if has_fast_bfloat16(matrices[0].device) else torch.float32
+    muon = Muon([{**group, "params": matrices}], lr=learning_rate, momentum=MUON_MOMENTUM, weight_decay=weight_decay, dtype=dtype)
+    return [muon, torch.optim.AdamW(plain, betas=ADAM_BETAS, eps=ADAM_EPS, fused=True)]
+
+
+def split_by_role(model: Transformer) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
+    """The parameters as (matrices of the layers, embeddings and output matrix, vectors); each stands in one list."""
+    inside = list(model.model.layers.parameters())
+    outside = [p for p in model.parameters() if all(p is not q for q in inside)]
+    vectors = [p for p in model.parameters() if p.ndim < 2]
+    return [p for p in inside if p.ndim >= 2], [p for p in outside if p.ndim >= 2], vectors
+
+
+def set_learning_rate(optimizers: list[torch.optim.Optimizer], factor: float) -> None:
+    """Sets every group to `factor` times its full learning rate."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = factor * group["full_lr"]

@@ -1,0 +1,94 @@
+"""A process that imports bloomery once and then forks a child for every run it is asked for, so that a run starts at once.
+
+Reads one JSON object a line: {"arguments": [...], "kill_at": N or null, "after": bool, "kill_seconds": s or null}.
+`kill_at`: the child kills itself (SIGKILL) at its N-th rename or fsync, just before or just after it.
+`kill_seconds`: this process kills the child after that time. Answers one JSON object a line:
+{"code": exit code or -9, "calls": [[operation, path], ...]}.
+"""
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from pathlib import Path
+
+import torch
+
+from bloomery.cli.main import app
+from bloomery.pipeline import plan, report, run  # noqa: F401  (imported so that children need not)
+from bloomery.stages.catalog import STAGES, load_stage
+from bloomery.train.checkpoint import Snapshots
+
+
+def main() -> None:
+    for name in STAGES:
+        load_stage(name)
+    assert threading.active_count() == 1, "a fork must not lose threads"
+    print(json.dumps({"ready": True}), flush=True)
+    for line in sys.stdin:
+        print(json.dumps(serve(json.loads(line))), flush=True)
+
+
+def serve(request: dict) -> dict:
+    trace, child_end = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(trace)
+        run_child(request, child_end)
+    os.close(child_end)
+    if request.get("kill_seconds") is not None:
+        threading.Thread(target=kill_later, args=(child, request["kill_seconds"]), daemon=True).start()
+    text = b"".join(iter(lambda: os.read(trace, 1 << 16), b"")).decode()
+    _, status = os.waitpid(child, 0)
+    return {"code": os.waitstatus_to_exitcode(status), "calls": [line.split("\t") for line in text.splitlines()]}
+
+
+def kill_later(child: int, seconds: float) -> None:
+    time.sleep(seconds)
+    try:
+        os.kill(child, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+def run_child(request: dict, trace: int) -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    os.dup2(os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644), 2)
+    torch.set_num_threads(1)
+    Snapshots.__init__.__kwdefaults__["every_seconds"] = 0.0  # a snapshot after every step: more places to be killed at
+    count = 0
+
+    def counted(name, operation):
+        def call(*arguments, **options):
+            nonlocal count
+            count += 1
+            where = arguments[-1] if name != "fsync" else Path(f"/proc/self/fd/{arguments[0]}").readlink()
+            os.write(trace, f"{name}\t{where}\n".encode())
+            if count == request.get("kill_at") and not request.get("after"):
+                os.kill(os.getpid(), signal.SIGKILL)
+            result = operation(*arguments, **options)
+            if count == request.get("kill_at"):
+                os.kill(os.getpid(), signal.SIGKILL)
+            return result
+
+        return call
+
+    for name in ("replace", "rename", "fsync"):
+        setattr(os, name, counted(name, getattr(os, name)))
+    code = 1
+    try:
+        app(request["arguments"])
+    except SystemExit as done:
+        code = int(done.code or 0)
+    except Exception:  # noqa: BLE001  (whatever it is, the test must see it)
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
+
+
+if __name__ == "__main__":
+    main()

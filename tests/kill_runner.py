@@ -1,9 +1,9 @@
 """A process that imports bloomery once and then forks a child for every run it is asked for, so that a run starts at once.
 
-Reads one JSON object a line: {"arguments": [...], "kill_at": N or null, "after": bool, "kill_seconds": s or null}.
-`kill_at`: the child kills itself (SIGKILL) at its N-th rename or fsync, just before or just after it.
-`kill_seconds`: this process kills the child after that time. Answers one JSON object a line:
-{"code": exit code or -9, "calls": [[operation, path], ...]}.
+Reads one JSON object a line: {"arguments": [...], "log": path} and how the child is to be killed, if it is:
+`kill_in`, `kill_at`, `after`: it kills itself (SIGKILL) at the N-th rename or fsync in the work of that stage (or at the
+one that ends its commit, if there are fewer), just before or just after it. `kill_seconds`: it is killed after that time.
+Answers one JSON object a line: {"code": exit code or -9, "calls": [[operation, path], ...]}.
 """
 
 import json
@@ -16,9 +16,11 @@ import traceback
 from pathlib import Path
 
 import torch
+import torch._dynamo  # the first step of an optimizer would import it, and that takes seconds
 
 from bloomery.cli.main import app
 from bloomery.pipeline import plan, report, run  # noqa: F401  (imported so that children need not)
+from bloomery.curate.language import identify_language
 from bloomery.stages.catalog import STAGES, load_stage
 from bloomery.train.checkpoint import Snapshots
 
@@ -26,6 +28,7 @@ from bloomery.train.checkpoint import Snapshots
 def main() -> None:
     for name in STAGES:
         load_stage(name)
+    identify_language("its model is read once, here")
     assert threading.active_count() == 1, "a fork must not lose threads"
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
@@ -64,13 +67,16 @@ def run_child(request: dict, trace: int) -> None:
     def counted(name, operation):
         def call(*arguments, **options):
             nonlocal count
-            count += 1
-            where = arguments[-1] if name != "fsync" else Path(f"/proc/self/fd/{arguments[0]}").readlink()
+            where = str(arguments[-1] if name != "fsync" else Path(f"/proc/self/fd/{arguments[0]}").readlink())
             os.write(trace, f"{name}\t{where}\n".encode())
-            if count == request.get("kill_at") and not request.get("after"):
+            is_inside = f"/{request.get('kill_in')}-" in where
+            count += is_inside
+            ends_commit = name == "rename" and "/artifacts/" in where
+            is_doomed = is_inside and (count == request.get("kill_at") or ends_commit)
+            if is_doomed and not request.get("after"):
                 os.kill(os.getpid(), signal.SIGKILL)
             result = operation(*arguments, **options)
-            if count == request.get("kill_at"):
+            if is_doomed:
                 os.kill(os.getpid(), signal.SIGKILL)
             return result
 

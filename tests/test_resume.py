@@ -16,7 +16,24 @@ import pytest
 from bloomery.core.files import read_json
 
 TESTS = Path(__file__).resolve().parent
-MUST_BE_HIT = {"crawl", "filter", "dedup", "pretrain", "sft", "commit"}
+KILLS = {
+    "crawl": 3,
+    "extract": 2,
+    "filter": 3,
+    "dedup": 3,
+    "synthesize": 1,
+    "decontaminate": 1,
+    "mix": 2,
+    "train_tokenizer": 1,
+    "tokenize": 2,
+    "pretrain": 5,
+    "sft": 5,
+    "collect_pairs": 2,
+    "preference": 3,
+    "evaluate": 1,
+    "export": 1,
+}
+"""How often a run is killed in each stage, at least; then once more in its commit."""
 
 
 class Runner:
@@ -82,31 +99,27 @@ def hashes(store: Path) -> dict[str, str]:
     return {path.relative_to(store).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def place_of(call: list[str]) -> str:
-    """Which stage, or whose commit, an operation on the disk belongs to."""
+def is_of_commit(call: list[str]) -> bool:
+    """Whether an operation on the disk is part of a commit: the record, the folder itself, or its rename."""
     parts = Path(call[1]).parts
-    for i, part in enumerate(parts[:-1]):
-        if part in ("work", "artifacts") and "-" in parts[i + 1]:
-            is_commit = part == "artifacts" or i + 2 == len(parts) or parts[i + 2].strip(".").startswith("artifact.json")
-            return "commit" if is_commit else parts[i + 1].rpartition("-")[0]
-    return "artifacts" if parts[-1:] == ("artifacts",) else "run"
+    return "artifacts" in parts or parts[-2] == "work" or parts[-1].strip(".").startswith("artifact.json")
 
 
 def test_a_run_killed_at_many_renames_and_flushes_ends_with_the_same_bytes(runner, folder, unbroken):
-    expected, _ = unbroken
+    expected, calls = unbroken
     draw = random.Random("renames")
-    store, hit = folder / "renames", []
-    while True:
-        # Mostly a few operations further, so that every stage is hit several times; sometimes a long way.
-        kill_at = draw.randint(1, 12) if draw.random() < 0.7 else draw.randint(5, 60)
-        done = runner.run(store, kill_at=kill_at, after=draw.random() < 0.5)
-        if done["code"] == 0:
-            break
-        assert done["code"] == -9, runner.log.read_text()[-3000:]
-        hit.append(place_of(done["calls"][-1]))
-        assert len(hit) < 400, f"no progress: {hit[-20:]}"
-    assert len(hit) >= 25
-    assert set(hit) >= MUST_BE_HIT, sorted(set(hit))
+    store, kills, kills_in_commit = folder / "renames", 0, 0
+    for stage, count in KILLS.items():
+        num_calls = sum(f"/{stage}-" in path for _, path in calls)
+        for kill_at in [*(draw.randint(1, max(2, num_calls // count)) for _ in range(count)), num_calls]:
+            done = runner.run(store, kill_in=stage, kill_at=kill_at, after=draw.random() < 0.5)
+            if done["code"] == 0:
+                break  # the kill before this one came just after the end of the last commit
+            assert done["code"] == -9, runner.log.read_text()[-3000:]
+            kills += 1
+            kills_in_commit += is_of_commit(done["calls"][-1])
+    assert runner.run(store)["code"] == 0
+    assert kills >= 25 and kills_in_commit >= 5, (kills, kills_in_commit)
     assert hashes(store) == expected
     assert leftovers(store) == []
 

@@ -16,7 +16,7 @@ from resiliparse.parse.encoding import detect_encoding, map_encoding_to_html5
 from resiliparse.parse.html import HTMLTree
 
 from bloomery.core.config import Config
-from bloomery.curate.kernels import VOID_TAGS, measure_html, pack_tags
+from bloomery.curate.kernels import RAW_TEXT_TAGS, VOID_TAGS, measure_html, pack_tags
 from bloomery.curate.warc import Capture
 
 HTML_TYPES = ("text/html", "application/xhtml+xml", "application/xhtml")
@@ -96,7 +96,8 @@ def extract_text(tree: HTMLTree) -> str:
 
 def find_hostile_markup(html: str, config: ExtractConfig) -> Refused | None:
     """Whether a page is nested or attributed beyond all reason (to exhaust a parser), found in one pass before parsing."""
-    nesting, attributes = measure_html(np.frombuffer(html.encode("utf-8", "replace"), np.uint8), pack_tags(VOID_TAGS))
+    data = np.frombuffer(html.encode("utf-8", "replace"), np.uint8)
+    nesting, attributes = measure_html(data, pack_tags(VOID_TAGS), pack_tags(RAW_TEXT_TAGS))
     if nesting > config.max_nesting:
         return Refused("nested_too_deeply", float(nesting), config.max_nesting)
     if attributes > config.max_attributes:

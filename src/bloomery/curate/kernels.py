@@ -20,8 +20,15 @@ FNV_OFFSET, FNV_PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)
 POLYNOMIAL = np.uint64(0x9E3779B97F4A7C15)
 """Multiplier of the window hash: odd, so that it is invertible modulo 2**64."""
 
-VOID_TAGS = "area base br col embed hr img input link meta param source track wbr p li dt dd tr td th thead tbody tfoot option optgroup html head body"
+VOID_TAGS = (
+    "area base br col embed hr img input link meta param source track wbr "
+    "p li dt dd tr td th thead tbody tfoot option optgroup html head body"
+)
 """Elements without an end tag, or whose end tag may be left out: they do not nest by being left open."""
+
+
+RAW_TEXT_TAGS = "script style textarea title"
+"""Elements whose content is no markup."""
 
 
 class TextColumn(NamedTuple):
@@ -290,7 +297,7 @@ def _tag_name(data, at, end):  # type: ignore[no-untyped-def]  # compiled
     name = np.uint64(0)
     while at < end:
         byte = data[at] | 32 if 65 <= data[at] <= 90 else data[at]
-        if not (97 <= byte <= 122 or 48 <= byte <= 57):
+        if not (97 <= byte <= 122 or (48 <= byte <= 57 and name)):
             break
         name = (name << np.uint64(8)) | np.uint64(byte)
         at += 1
@@ -298,16 +305,38 @@ def _tag_name(data, at, end):  # type: ignore[no-untyped-def]  # compiled
 
 
 @compiled
-def measure_html(data, void_tags):  # type: ignore[no-untyped-def]  # compiled
+def _after_raw_text(data, at, end, name):  # type: ignore[no-untyped-def]  # compiled
+    # Where the end tag `name` begins that ends a script or style; `end` if none does, as a browser has it.
+    while at < end - 1:
+        if data[at] == 60 and data[at + 1] == 47 and _tag_name(data, at + 2, end)[0] == name:
+            return at
+        at += 1
+    return end
+
+
+@compiled
+def _after_comment(data, at, end):  # type: ignore[no-untyped-def]  # compiled
+    while at < end - 2:
+        if data[at] == 45 and data[at + 1] == 45 and data[at + 2] == 62:  # -->
+            return at + 3
+        at += 1
+    return end
+
+
+@compiled
+def measure_html(data, void_tags, raw_text_tags):  # type: ignore[no-untyped-def]  # compiled
     """(deepest nesting of open elements, most attributes of one tag) of an HTML page, in one pass over its bytes.
 
-    An estimate to refuse pages that were made to exhaust a parser: comments and scripts are read as if they were markup.
+    An estimate, to refuse pages that were made to exhaust a parser before one reads them.
     """
     depth = deepest = most = 0
     at, end = 0, len(data)
     while at < end - 1:
         if data[at] != 60:  # <
             at += 1
+            continue
+        if at + 3 < end and data[at + 1] == 33 and data[at + 2] == 45 and data[at + 3] == 45:  # <!--
+            at = _after_comment(data, at + 4, end)
             continue
         closing = data[at + 1] == 47  # /
         name, stop = _tag_name(data, at + 1 + closing, end)
@@ -334,6 +363,9 @@ def measure_html(data, void_tags):  # type: ignore[no-untyped-def]  # compiled
                 is_void = is_void or void == name
             depth += not is_void
             deepest = max(deepest, depth)
+            for raw in raw_text_tags:
+                if raw == name:
+                    stop = _after_raw_text(data, stop, end, name)
         at = stop
     return deepest, most
 

@@ -19,7 +19,7 @@ Split = Literal["train", "validation"]
 class MixConfig(Config):
     """What goes into the training and validation documents."""
 
-    weights: list[float] = []
+    weights: list[float] = Field(default=[])
     """Share of the bytes of training that each input gets, in the order of the inputs; empty: every document once."""
     max_epochs: float = Field(default=1.0, gt=0)
     """With `weights`: how often the input that runs out first is seen."""

@@ -33,6 +33,10 @@ MIN_ROWS = 16
 and a request would then depend on its company in the last bits (measured with MKL in float32: 8 rows differ, 16 and more do not)."""
 
 
+SLOT_MULTIPLE = 16
+"""Prompts are filled up to a multiple of this, for the same reason: attention sums other lengths in another order."""
+
+
 class EndToken(Protocol):
     """What the engine needs of a tokenizer: the id that ends an answer, and the one that fills up."""
 
@@ -154,11 +158,11 @@ class Engine:
         return [_cut(tokens[:limit], logps, self.tokenizer.end_id) for tokens, logps, limit in rows]
 
     def _read(self, prompts: Sequence[Sequence[int]], num_slots: int) -> tuple[KVCache, Tensor]:
-        width = max(map(len, prompts))
+        width = _round_up(max(map(len, prompts)))
         padded = [[*prompt, *[self.tokenizer.pad_id] * (width - len(prompt))] for prompt in prompts]
         token_UT = torch.tensor(padded, device=self._device)
         config, dtype = self.model.config, self.model.compute_dtype
-        cache = KVCache(config, num_rows=len(prompts), max_tokens=num_slots, dtype=dtype, device=self._device)
+        cache = KVCache(config, num_rows=len(prompts), max_tokens=max(width, _round_up(num_slots)), dtype=dtype, device=self._device)
         # Padding is on the right and its keys are written over before a query can see them (see model/cache).
         position_UT = torch.arange(width, device=self._device).expand_as(token_UT)
         hidden_UTD = self.model.hidden_states(token_UT, position_BT=position_UT, cache=cache)
@@ -183,6 +187,10 @@ def _groups(lengths: Sequence[int], max_new: int) -> Iterator[list[int]]:
         group.append(i)
     if group:
         yield group
+
+
+def _round_up(num_tokens: int) -> int:
+    return -(-num_tokens // SLOT_MULTIPLE) * SLOT_MULTIPLE
 
 
 def _fill_up(row_B: Tensor, with_row: int) -> Tensor:

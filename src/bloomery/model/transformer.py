@@ -193,7 +193,8 @@ def make_context(
     angle_BT1K = (position_BT.float()[..., None, None] * frequency_K).repeat(1, 1, 1, 2)
     num_slots, visible_BTS = 0, None
     if cache is not None:
-        num_slots = int(position_BT.max()) + 1
+        # In sixteens: CPU kernels sum other lengths in another order, and a row would depend on the longest of its batch.
+        num_slots = min(cache.max_tokens, (int(position_BT.max()) // 16 + 1) * 16)
         visible_BTS = torch.arange(num_slots, device=position_BT.device) <= position_BT[..., None]
     elif document_BT is not None:
         T = document_BT.shape[1]

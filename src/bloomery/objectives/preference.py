@@ -17,7 +17,7 @@ from bloomery.objectives.terms import LossTerms
 PreferenceLoss = Literal["sigmoid", "ipo", "hinge"]
 
 
-def preference(
+def pair_loss(
     chosen_logp_N: Tensor,
     rejected_logp_N: Tensor,
     reference_chosen_logp_N: Tensor,
@@ -38,9 +38,9 @@ def preference(
     Metrics: `accuracy` (pairs with a gap above 0), `margin` (beta * gap), `chosen_reward` and `rejected_reward`.
 
     >>> zero = torch.zeros(1)
-    >>> round(preference(zero, zero, zero, zero, beta=0.1).loss_sum.item(), 4)
+    >>> round(pair_loss(zero, zero, zero, zero, beta=0.1).loss_sum.item(), 4)
     0.6931
-    >>> preference(zero + 5, zero, zero, zero, beta=0.1, loss="ipo").loss_sum.item()
+    >>> pair_loss(zero + 5, zero, zero, zero, beta=0.1, loss="ipo").loss_sum.item()
     0.0
     """
     chosen_N = chosen_logp_N - reference_chosen_logp_N

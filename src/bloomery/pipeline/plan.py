@@ -6,7 +6,7 @@ with the fewest differences.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal  # Any: the values of a JSON document
 
@@ -74,7 +74,9 @@ def make_plan(recipe: Recipe, store: Store, *, only: str | None = None, rebuild:
     previous = previous_artifacts(store, recipe.name)
     steps: dict[str, Step] = {}
     for node in _in_order(recipe):
-        steps[node.id] = _plan_node(node, steps, store, hashes, only=only, rebuild=rebuild, previous=previous.get(node.id))
+        steps[node.id] = identify(node, store, steps, hashes)
+    for node_id, step in steps.items():
+        steps[node_id] = _decide(step, steps, store, only=only, rebuild=rebuild, previous=previous.get(node_id))
     if store.root.is_dir():
         hashes.save()
     if only is not None:
@@ -128,48 +130,38 @@ def identify(node: Node, store: Store, steps: Mapping[str, Step], hashes: FileHa
     return Step(node=node, fingerprint=print_, facts=facts, inputs=inputs, paths=paths, state="run", reason="never made")
 
 
-def _plan_node(
-    node: Node,
-    steps: Mapping[str, Step],
-    store: Store,
-    hashes: FileHashes,
-    *,
-    only: str | None,
-    rebuild: Sequence[str],
-    previous: Path | None,
+def _decide(
+    step: Step, steps: Mapping[str, Step], store: Store, *, only: str | None, rebuild: Sequence[str], previous: Path | None
 ) -> Step:
-    step = identify(node, store, steps, hashes)
+    node = step.node
+    artifact = store.find(node.stage.name, step.fingerprint)
     if only not in (None, node.id):
-        done = store.find(node.stage.name, step.fingerprint) is not None
-        return _decide(step, "done" if done else "left out", "done" if done else f"--only {only}")
+        return replace(step, state="done", reason="done") if artifact else replace(step, state="left out", reason=f"--only {only}")
     if node.id in rebuild:
-        return _decide(step, "run", "--rebuild")
+        return replace(step, reason="--rebuild")
     above = [parent for parent in node.parents() if steps[parent].reason.startswith(("--rebuild", "input rebuilt"))]
     if above and only is None:
-        return _decide(step, "run", f"input rebuilt: {', '.join(above)}")
-    artifact = store.find(node.stage.name, step.fingerprint)
+        return replace(step, reason=f"input rebuilt: {', '.join(above)}")
     if artifact is not None:
         damage = find_damage(artifact)
-        return _decide(step, "run", f"damaged: {damage}") if damage else _decide(step, "done", "done")
-    return _explain(step, store, steps, previous)
+        return replace(step, reason=f"damaged: {damage}") if damage else replace(step, state="done", reason="done")
+    return _explain(step, steps, store, previous)
 
 
-def _decide(step: Step, state: Literal["done", "run", "left out"], reason: str) -> Step:
-    return Step(**{**vars(step), "state": state, "reason": reason})
-
-
-def _explain(step: Step, store: Store, steps: Mapping[str, Step], previous: Path | None) -> Step:
-    older = store.list_artifacts(step.node.stage.name)
+def _explain(step: Step, steps: Mapping[str, Step], store: Store, previous: Path | None) -> Step:
+    # Two nodes of one stage (say two `crawl`) are not each other's past.
+    others = {other.fingerprint for other in steps.values()}
+    older = [artifact for artifact in store.list_artifacts(step.node.stage.name) if artifact.fingerprint not in others]
     mine = [artifact for artifact in older if previous is not None and artifact.path.name == previous.name]
-    compared = [(len(found := _differences(step, artifact, steps)), found, artifact) for artifact in mine or older]
+    compared = [(len(found := _differences(step, artifact)), found, artifact) for artifact in mine or older]
     if not compared:
         return step
     _, differences, nearest = min(compared, key=lambda entry: entry[0])
     reason = "; ".join(_summarise(differences)) or "its artifact is of another kind"
-    return Step(**{**vars(step), "reason": reason, "differences": tuple(differences), "nearest": nearest.path.name})
+    return replace(step, reason=reason, differences=tuple(differences), nearest=nearest.path.name)
 
 
-def _differences(step: Step, artifact: Artifact, steps: Mapping[str, Step]) -> list[str]:
+def _differences(step: Step, artifact: Artifact) -> list[str]:
     record, now = artifact.record, step.record()
     found = []
     if record["version"] != now["version"]:

@@ -40,9 +40,9 @@ class CrawlConfig(Config):
     """Files to write, for "pydoc" and "html"."""
     scope: Literal["environment", "stdlib"] = "environment"
     """Modules of the standard library and of every installed package, or of the standard library alone."""
-    include: list[str] = []
+    include: list[str] = Field(default=[])
     """With scope "stdlib": installed packages to take as well."""
-    exclude: list[str] = ["bloomery"]
+    exclude: list[str] = Field(default=["bloomery"])
     """Packages and modules to leave out. bloomery itself changes without changing its version, so it is left out."""
     seconds_per_module: PositiveFloat = 10.0
     """CPU time a module may use; three times as much on the clock."""

@@ -26,10 +26,10 @@ class FilterConfig(Config):
 
     rules: list[str] = Field(default=["language", "gopher"], min_length=1)
     """Names of rule sets, in the order in which they are tried."""
-    languages: list[str] = ["en"]
+    languages: list[str] = Field(default=["en"])
     """ISO 639-1 codes to keep, for the set "language"."""
     min_language_score: float = Field(default=0.65, ge=0, le=1)
-    thresholds: dict[str, float] = {}
+    thresholds: dict[str, float] = Field(default={})
     """Other thresholds for single rules, by their names."""
 
     @field_validator("rules")

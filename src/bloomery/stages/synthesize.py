@@ -32,7 +32,7 @@ class SynthesizeConfig(Config):
 
     kinds: list[Literal["skills", "documentation"]] = Field(default=["skills"], min_length=1)
     skills: list[str] = Field(default=list(SKILLS), min_length=1)
-    num_skill_examples: NonNegativeInt = 20_000
+    num_skill_examples: NonNegativeInt = 40_000
     """Training conversations over all skills, shared out evenly; a skill with fewer different prompts gives fewer."""
     num_skill_tests: NonNegativeInt = 500
     max_documentation_examples: NonNegativeInt = 4_000

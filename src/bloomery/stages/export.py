@@ -1,0 +1,66 @@
+"""export: a checkpoint as a clean folder for other programs, checked by reading it back.
+
+hf    what transformers, vLLM and TRL load: config.json, model.safetensors, generation_config.json, the tokenizer
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal  # Any: metrics are plain JSON values
+
+import torch
+from pydantic import field_validator
+
+from bloomery.core.config import Config, suggest
+from bloomery.core.errors import DataError
+from bloomery.core.stage import Runtime, Slot, Stage
+from bloomery.model.config import count_params
+from bloomery.model.huggingface import TOKENIZER_FILES, load_model, save_model
+
+FORMATS = ("hf",)
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+NUM_CHECKED_TOKENS = 64
+
+
+class ExportConfig(Config):
+    """What to write."""
+
+    format: str = "hf"
+    dtype: Literal["fp32", "bf16"] = "fp32"
+    """Of the weights on disk; bf16 is half as large and rounds them to 8 bits of mantissa."""
+
+    @field_validator("format")
+    @classmethod
+    def _check_format(cls, value: str) -> str:
+        if value not in FORMATS:
+            raise ValueError(f'cannot write the format "{value}"; {suggest(value, FORMATS)}')
+        return value
+
+
+def export(config: ExportConfig, *, model: Path, out: Path, runtime: Runtime) -> Mapping[str, Any]:
+    """Writes the model in the folder `model` to `out`. Raises DataError if it has no tokenizer, or reads back different."""
+    if not (model / "tokenizer.json").is_file():
+        raise DataError(
+            f"{model}: has no tokenizer.json, without which other programs cannot use the weights; expected one of {TOKENIZER_FILES}"
+        )
+    loaded = load_model(model)
+    dtype = DTYPES[config.dtype]
+    save_model(loaded, out, tokenizer=model, dtype=dtype)
+    expected = load_model(model, dtype=dtype).float()
+    written = load_model(out)
+    token_BT = torch.arange(NUM_CHECKED_TOKENS)[None] * 7919 % loaded.config.vocab_size
+    token_BT = token_BT[:, : loaded.config.max_positions]
+    expected.compute_dtype = written.compute_dtype
+    with torch.no_grad():
+        if not torch.equal(expected(token_BT), written(token_BT)):
+            raise DataError(f"{out}: the written weights do not give the logits of {model}; is the disk damaged? Export it again.")
+    return {"params": count_params(loaded.config), "bytes": (out / "model.safetensors").stat().st_size, "checked_tokens": token_BT.shape[1]}
+
+
+STAGE = Stage(
+    name="export",
+    config_type=ExportConfig,
+    run=export,
+    inputs={"model": Slot("checkpoint")},
+    output="checkpoint",
+    version=1,
+)

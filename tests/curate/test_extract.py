@@ -1,0 +1,126 @@
+"""From bytes to text: charsets, hostile markup, main content, tidy lines."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from resiliparse.parse.html import HTMLTree
+
+from bloomery.curate.extract import ExtractConfig, Extracted, Refused, decode_bytes, extract_page, extract_text, find_hostile_markup, tidy_text
+from bloomery.curate.pydoc_pages import Page, render_pages
+from bloomery.curate.warc import Capture
+
+RUSSIAN = "Съешь же ещё этих мягких французских булок, да выпей чаю. " * 5
+
+
+def page(body: bytes, *, media_type: str = "text/html", charset: str | None = None, url: str = "http://a.example/") -> Capture:
+    return Capture(0, url, "2024-01-01T00:00:00Z", media_type, charset, body, False)
+
+
+@pytest.mark.parametrize("encoding", ["koi8-r", "windows-1251", "iso-8859-5", "utf-8", "utf-16-le"])
+def test_text_is_decoded_by_httpʼs_charset_the_pageʼs_own_or_its_byte_order_mark(encoding):
+    if encoding == "utf-16-le":
+        assert decode_bytes(b"\xff\xfe" + RUSSIAN.encode(encoding), charset=None).text == RUSSIAN
+        return
+    assert decode_bytes(RUSSIAN.encode(encoding), charset=encoding).text == RUSSIAN
+    meta = f'<html><head><meta charset="{encoding}"></head>{RUSSIAN}'
+    assert decode_bytes(meta.encode(encoding), charset=None).text == meta
+
+
+def test_an_undeclared_encoding_is_detected():
+    assert decode_bytes(RUSSIAN.encode("windows-1251"), charset=None).text == RUSSIAN
+
+
+def test_valid_utf8_is_utf8_whatever_is_declared():
+    assert decode_bytes("naïve café".encode(), charset="iso-8859-1").text == "naïve café"
+
+
+def test_a_declaration_that_cannot_be_true_is_passed_over():
+    assert decode_bytes(RUSSIAN.encode("koi8-r"), charset="ascii-but-misspelt").text == RUSSIAN
+    assert decode_bytes("こんにちは、世界。".encode("shift_jis") * 20, charset="utf-8").text == "こんにちは、世界。" * 20
+
+
+@given(st.binary(max_size=300), st.sampled_from([None, "utf-8", "gb2312", "nonsense", "x-user-defined", "utf-16"]))
+def test_any_bytes_decode_to_something(body, charset):
+    assert decode_bytes(body, charset=charset).text.encode("utf-8", "surrogatepass") is not None
+
+
+@given(st.text(alphabet="ab \t\n\r\xa0\x00\u200b", max_size=60))
+def test_tidying_twice_changes_nothing_more(text):
+    once = tidy_text(text)
+    assert tidy_text(once) == once
+    assert "\xa0" not in once and "\x00" not in once and "\n\n\n" not in once and not any(line != line.rstrip() for line in once.split("\n"))
+
+
+def test_navigation_goes_and_the_article_stays():
+    article = "<p>The furnace is filled with charcoal and ore in layers, and blown for half a day.</p>" * 8
+    html = f"<html><body><nav><ul><li><a href=/>Home</a><li><a href=/x>Products</a></ul></nav><main>{article}</main><footer>Imprint</footer></body></html>"
+    text = extract_text(HTMLTree.parse(html))
+    assert text.count("The furnace") == 8 and "Products" not in text and "Imprint" not in text
+
+
+def test_signatures_and_docstrings_of_a_pydoc_page_stay_on_lines_of_their_own():
+    (item,) = render_pages(["shutil"], seconds_per_module=20)
+    assert isinstance(item, Page)
+    result = extract_page(page(item.html.encode(), charset="utf-8"), ExtractConfig())
+    assert isinstance(result, Extracted)
+    lines = result.text.split("\n")
+    at = lines.index("copyfile(src, dst, *, follow_symlinks=True)")
+    assert lines[at + 1] == "Copy data from src to dst in the most efficient way possible."
+    assert lines[at + 2 : at + 4] == ["", "If follow_symlinks is not set and src is a symbolic link, a new"]
+    assert result.title == "Python: module shutil" and "\xa0" not in result.text
+
+
+def test_hostile_pages_are_refused_before_they_are_parsed():
+    config = ExtractConfig(max_html_bytes=1 << 20)
+    deep = extract_page(page(b"<div>" * 5000 + b"hello"), config)
+    assert isinstance(deep, Refused) and (deep.rule, deep.value) == ("nested_too_deeply", 5000.0)
+    wide = extract_page(page(b"<p " + b"".join(b"a%d=1 " % i for i in range(3000)) + b">hello"), config)
+    assert isinstance(wide, Refused) and (wide.rule, wide.value) == ("too_many_attributes", 3000.0)
+    large = extract_page(page(b"<p>" + b"hello " * 200_000), config)
+    assert isinstance(large, Refused) and large.rule == "html_too_large"
+
+
+def test_a_long_page_of_open_paragraphs_and_table_cells_is_not_hostile():
+    assert find_hostile_markup("<table>" + "<tr><td>a<td>b<p>c<br>" * 3000 + "</table>", ExtractConfig()) is None
+    assert find_hostile_markup("<div><span>a</span></div>" * 3000, ExtractConfig()) is None
+    assert find_hostile_markup("1 < 2 << 3 <4 a b c d" * 3000, ExtractConfig()) is None
+    script = "<script>if (a<b && c) { " + "var x " * 3000 + "}</script>"
+    assert find_hostile_markup(script + "<!-- <div> " + "<div>" * 3000 + "-->", ExtractConfig()) is None
+    assert find_hostile_markup(script + "<i>" * 3000, ExtractConfig()) == Refused("nested_too_deeply", 3000.0, 1000)
+
+
+def test_a_quote_that_never_ends_is_read_in_one_pass():
+    # Quadratic time would take hours here.
+    for html in ('<a b="' * 300_000, "<script>" * 300_000, "<!--" * 300_000, "<" * 1_000_000, "</a " * 300_000):
+        find_hostile_markup(html, ExtractConfig())
+
+
+@pytest.mark.parametrize(
+    ("capture", "rule"),
+    [
+        (page(b""), "empty_body"),
+        (page(b"\x89PNG....", media_type="image/png"), "not_html"),
+        (page(b"wget log", media_type="text/plain", url="metadata://gnu.org/software/wget"), "not_html"),
+        (page(b"<html><body><img src=x></body></html>"), "no_text"),
+    ],
+)
+def test_what_is_not_a_page_of_text_is_named(capture, rule):
+    result = extract_page(capture, ExtractConfig())
+    assert isinstance(result, Refused) and result.rule == rule
+
+
+def test_the_real_pages_give_text():
+    shared = Path(__file__).parents[3] / "shared" / "data" / "web"
+    if not shared.is_dir():
+        pytest.skip(f"{shared} is missing: real web pages are not part of the repository")
+    from bloomery.curate.warc import read_captures
+
+    results = []
+    for number, item in enumerate(read_captures(shared / "pages-00000.warc.gz", max_record_bytes=8 << 20)):
+        assert isinstance(item, Capture)
+        if number % 8 == 0:
+            results.append(extract_page(item, ExtractConfig()))
+    texts = [result.text for result in results if isinstance(result, Extracted)]
+    assert len(texts) >= 0.97 * len(results) and sum(map(len, texts)) > 200_000

@@ -19,8 +19,8 @@ import torch
 import torch._dynamo  # the first step of an optimizer would import it, and that takes seconds
 
 from bloomery.cli.main import app
-from bloomery.pipeline import plan, report, run  # noqa: F401  (imported so that children need not)
 from bloomery.curate.language import identify_language
+from bloomery.pipeline import plan, report, run  # noqa: F401  (imported so that children need not)
 from bloomery.stages.catalog import STAGES, load_stage
 from bloomery.train.checkpoint import Snapshots
 

@@ -9,7 +9,14 @@ import pyarrow as pa
 import pytest
 
 from bloomery.core.errors import DataError
-from bloomery.curate.decontaminate import DecontaminateConfig, find_contaminated, index_prompts, list_prompt_files, prompt_text, read_prompts
+from bloomery.curate.decontaminate import (
+    DecontaminateConfig,
+    find_contaminated,
+    index_prompts,
+    list_prompt_files,
+    prompt_text,
+    read_prompts,
+)
 
 CONFIG = DecontaminateConfig()
 LONG = "A train leaves the station at nine and travels north at sixty miles an hour until it meets another train"
@@ -87,4 +94,8 @@ def test_of_a_folder_of_conversations_only_the_held_out_part_is_read(tmp_path):
         for name in names:
             (tmp_path / folder / name).write_bytes(gzip.compress(b""))
     files = list_prompt_files([tmp_path / "synthesized", tmp_path / "bench"])
-    assert [path.relative_to(tmp_path).as_posix() for path in files] == ["bench/a.jsonl.gz", "bench/b.jsonl.gz", "synthesized/test.jsonl.gz"]
+    assert [path.relative_to(tmp_path).as_posix() for path in files] == [
+        "bench/a.jsonl.gz",
+        "bench/b.jsonl.gz",
+        "synthesized/test.jsonl.gz",
+    ]

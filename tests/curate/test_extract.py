@@ -7,7 +7,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from resiliparse.parse.html import HTMLTree
 
-from bloomery.curate.extract import ExtractConfig, Extracted, Refused, decode_bytes, extract_page, extract_text, find_hostile_markup, tidy_text
+from bloomery.curate.extract import (
+    ExtractConfig,
+    Extracted,
+    Refused,
+    decode_bytes,
+    extract_page,
+    extract_text,
+    find_hostile_markup,
+    tidy_text,
+)
 from bloomery.curate.pydoc_pages import Page, render_pages
 from bloomery.curate.warc import Capture
 
@@ -50,12 +59,15 @@ def test_any_bytes_decode_to_something(body, charset):
 def test_tidying_twice_changes_nothing_more(text):
     once = tidy_text(text)
     assert tidy_text(once) == once
-    assert "\xa0" not in once and "\x00" not in once and "\n\n\n" not in once and not any(line != line.rstrip() for line in once.split("\n"))
+    assert (
+        "\xa0" not in once and "\x00" not in once and "\n\n\n" not in once and not any(line != line.rstrip() for line in once.split("\n"))
+    )
 
 
 def test_navigation_goes_and_the_article_stays():
     article = "<p>The furnace is filled with charcoal and ore in layers, and blown for half a day.</p>" * 8
-    html = f"<html><body><nav><ul><li><a href=/>Home</a><li><a href=/x>Products</a></ul></nav><main>{article}</main><footer>Imprint</footer></body></html>"
+    nav = "<nav><ul><li><a href=/>Home</a><li><a href=/x>Products</a></ul></nav>"
+    html = f"<html><body>{nav}<main>{article}</main><footer>Imprint</footer></body></html>"
     text = extract_text(HTMLTree.parse(html))
     assert text.count("The furnace") == 8 and "Products" not in text and "Imprint" not in text
 

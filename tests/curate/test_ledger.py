@@ -49,5 +49,12 @@ def test_the_funnel_names_the_rules_by_what_they_dropped_and_passes_over_other_s
     ]
     write_ledger(tmp_path / "filtered" / FOLDER / shard_name(0), ledger_table(rows))
     (step,) = funnel({"filtered": tmp_path / "filtered", "tokenizer": tmp_path / "tokenizer"})
-    assert (step.name, step.stage, step.documents_in, step.documents_out, step.bytes_in, step.bytes_out) == ("filtered", "filter", 5, 2, 50, 20)
+    assert (step.name, step.stage, step.documents_in, step.documents_out, step.bytes_in, step.bytes_out) == (
+        "filtered",
+        "filter",
+        5,
+        2,
+        50,
+        20,
+    )
     assert step.dropped == [Dropped("many", 2, ["http://a.example/: 9: too long", "2: again"]), Dropped("few", 1, ["3: x"])]

@@ -67,7 +67,14 @@ def test_every_misbehaving_module_is_skipped_with_its_reason_and_the_next_one_is
 
 
 def test_a_package_is_imported_once_and_its_broken_submodule_does_not_spoil_the_others(tmp_path):
-    sources = {"parcel.__init__": "", "parcel.broken": "1 / 0", "parcel.whole": "X = 3", "parcel": "", "bad.__init__": "1 / 0", "bad.inner": ""}
+    sources = {
+        "parcel.__init__": "",
+        "parcel.broken": "1 / 0",
+        "parcel.whole": "X = 3",
+        "parcel": "",
+        "bad.__init__": "1 / 0",
+        "bad.inner": "",
+    }
     for name in ("parcel.__init__", "bad.__init__"):
         path = tmp_path / (name.replace(".", "/") + ".py")
         path.parent.mkdir()
@@ -100,7 +107,10 @@ def test_the_same_modules_give_the_same_pages_twice_and_name_no_folder_of_this_m
     assert first == list(render_pages(modules, seconds_per_module=20))
     assert [item.module for item in first] == modules
     pages = {item.module: item.html for item in first if isinstance(item, Page)}
-    assert {item.module: item.reason for item in first if isinstance(item, SkippedModule)} == {"antigravity": "opens a window", "this": "prints"}
+    assert {item.module: item.reason for item in first if isinstance(item, SkippedModule)} == {
+        "antigravity": "opens a window",
+        "this": "prints",
+    }
     assert "bisect_left" in pages["bisect"]
     assert not any(str(Path.home()) in html or sys.prefix in html for html in pages.values())
 

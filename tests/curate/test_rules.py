@@ -27,7 +27,9 @@ def documents(*rows: dict[str, Any]) -> pa.Table:
     return add_signals(document_table([{"id": str(i), "language": "en", "language_score": 0.99, **row} for i, row in enumerate(rows)]))
 
 
-def broken_by(row: dict[str, Any], *, sets: tuple[str, ...] = ("language", "gopher"), languages: tuple[str, ...] = ("en",), **thresholds: float) -> Any:
+def broken_by(
+    row: dict[str, Any], *, sets: tuple[str, ...] = ("language", "gopher"), languages: tuple[str, ...] = ("en",), **thresholds: float
+) -> Any:
     """The rule that drops a document, or None."""
     verdicts = apply_rules(documents(row), choose_rules(sets, thresholds=thresholds), languages=languages)
     rules = verdicts.ledger.column("rule").to_pylist()
@@ -112,7 +114,13 @@ def test_the_ledger_names_the_first_rule_with_value_threshold_and_sample():
     verdicts = apply_rules(table, choose_rules(("language", "gopher"), thresholds={"too_few_words": 20}), languages=("en",))
     assert verdicts.keep.to_pylist() == [False, True, False]
     first, second = verdicts.ledger.to_pylist()
-    assert (first["id"], first["url"], first["rule"], first["value"], first["threshold"]) == ("0", "http://a.example/", "too_few_words", 3, 20)
+    assert (first["id"], first["url"], first["rule"], first["value"], first["threshold"]) == (
+        "0",
+        "http://a.example/",
+        "too_few_words",
+        3,
+        20,
+    )
     assert first["text_sample"] == "a b c"
     assert (second["id"], second["rule"], second["detail"]) == ("2", "wrong_language", "fr")
 
@@ -132,7 +140,7 @@ def test_measuring_again_changes_nothing():
 
 
 def test_unknown_names_are_answered_with_the_nearest_known():
-    with pytest.raises(ConfigError, match='"too_few_wrds".*did you mean "too_few_words"'):
+    with pytest.raises(ConfigError, match=r'"too_few_wrds".*did you mean "too_few_words"'):
         choose_rules(("gopher",), thresholds={"too_few_wrds": 3})
     with pytest.raises(ConfigError, match='did you mean "gopher"'):
         choose_rules(("gofer",), thresholds={})

@@ -37,7 +37,12 @@ def test_an_independent_reader_finds_every_page_and_every_digest_right(tmp_path)
     assert write_warc(tmp_path / "a.warc.gz", PAGES) == 20
     with (tmp_path / "a.warc.gz").open("rb") as file:
         records = [
-            (record.rec_type, record.rec_headers.get_header("WARC-Target-URI"), record.content_stream().read(), record.digest_checker.passed)
+            (
+                record.rec_type,
+                record.rec_headers.get_header("WARC-Target-URI"),
+                record.content_stream().read(),
+                record.digest_checker.passed,
+            )
             for record in OtherReader(file, check_digests=True)
         ]
     assert records[0][0] == "warcinfo"

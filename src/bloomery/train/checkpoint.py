@@ -27,27 +27,31 @@ from bloomery.train.state import TrainState
 log = logging.getLogger(__name__)
 
 KEEP_SNAPSHOTS = 2
-SAVE_SECONDS = 20.0
-"""How much work a kill may cost. By the clock and not by steps: which steps are saved does not touch the result."""
+SAVE_FRACTION = 0.02
+"""The share of the time that saving may take: the dearer a snapshot, the rarer. By the clock and not by steps, because
+which steps are saved does not touch the result."""
+FIRST_COST_SECONDS = 0.02
+"""What a snapshot is thought to cost before the first one: that one is made after a second."""
 COUNTERS = ("step", "tokens", "skipped", "skipped_in_a_row", "recent_losses", "curve")
 
 
 class Snapshots:
     """The snapshots of one run in a folder. `settings` says what the run is: a snapshot of other settings is refused."""
 
-    def __init__(self, folder: Path, *, settings: str, every_seconds: float = SAVE_SECONDS) -> None:
-        self.folder, self.settings, self.every_seconds = folder, settings, every_seconds
-        self._saved_at = time.monotonic()
+    def __init__(self, folder: Path, *, settings: str) -> None:
+        self.folder, self.settings = folder, settings
+        self._saved_at, self._cost_seconds = time.monotonic(), FIRST_COST_SECONDS
 
     def save_when_due(self, state: TrainState) -> None:
-        """Saves if `every_seconds` have passed since the last time. Only rank 0 writes: all processes hold the same."""
-        if dist.rank() == 0 and time.monotonic() - self._saved_at >= self.every_seconds:
+        """Saves if enough time has passed since the last time. Only rank 0 writes: all processes hold the same."""
+        if dist.rank() == 0 and time.monotonic() - self._saved_at >= self._cost_seconds / SAVE_FRACTION:
             self.save(state)
 
     def save(self, state: TrainState) -> None:
         """Writes a snapshot, and removes all but the newest two. On other ranks than 0 does nothing."""
         if dist.rank() != 0:
             return
+        started = time.monotonic()
         final = self.folder / f"step-{state.step:06d}"
         writing = self.folder / f"writing-{final.name}"
         for leftover in (*self.folder.glob("writing-*"), final):
@@ -61,6 +65,7 @@ class Snapshots:
         for old in self._newest_first()[KEEP_SNAPSHOTS:]:
             shutil.rmtree(old, ignore_errors=True)
         self._saved_at = time.monotonic()
+        self._cost_seconds = self._saved_at - started
 
     def restore(self, state: TrainState) -> bool:
         """Fills `state` from the newest whole snapshot; False if there is none. Raises DataError for one of other settings."""

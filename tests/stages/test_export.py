@@ -1,0 +1,52 @@
+"""export: what was written is what was trained, and other programs load it."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from bloomery.core.config import check_config
+from bloomery.core.errors import DataError
+from bloomery.core.stage import Runtime
+from bloomery.model.huggingface import load_model
+from bloomery.stages.export import ExportConfig, export
+
+
+def test_transformers_loads_the_export_with_its_tokenizer_and_gives_our_logits(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    metrics = export(ExportConfig(), model=tiny_checkpoint, out=tmp_path / "out", runtime=Runtime(quiet=True))
+    assert metrics["params"] == sum(p.numel() for p in load_model(tiny_checkpoint).parameters())
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    ids = tokenizer.apply_chat_template([{"role": "user", "content": "the cat"}], add_generation_prompt=True, return_dict=False)
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "out")
+    assert theirs.generation_config.eos_token_id == tokenizer.eos_token_id != tokenizer.pad_token_id
+    with torch.no_grad():
+        ours = load_model(tiny_checkpoint)(torch.tensor([ids]))
+        torch.testing.assert_close(theirs(torch.tensor([ids])).logits, ours, atol=1e-5, rtol=0)
+
+
+def test_bfloat16_halves_the_file_and_only_rounds(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    export(ExportConfig(dtype="bf16"), model=tiny_checkpoint, out=tmp_path / "half", runtime=Runtime(quiet=True))
+    whole, half = load_model(tiny_checkpoint), load_model(tmp_path / "half")
+    for a, b in zip(whole.parameters(), half.parameters(), strict=True):
+        assert torch.equal(a.bfloat16().float(), b)
+
+
+def test_exporting_twice_gives_the_same_bytes(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    for name in ("a", "b"):
+        export(ExportConfig(), model=tiny_checkpoint, out=tmp_path / name, runtime=Runtime(quiet=True))
+    for path in (tmp_path / "a").iterdir():
+        assert path.read_bytes() == (tmp_path / "b" / path.name).read_bytes()
+
+
+def test_an_unknown_format_is_refused_with_the_nearest_one() -> None:
+    _, mistakes = check_config(ExportConfig, {"format": "hff"})
+    assert len(mistakes) == 1 and 'cannot write the format "hff"; did you mean "hf"?' in mistakes[0]
+
+
+def test_a_checkpoint_without_a_tokenizer_is_refused(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((tiny_checkpoint / name).read_bytes())
+    with pytest.raises(DataError, match=r"has no tokenizer\.json"):
+        export(ExportConfig(), model=tmp_path, out=tmp_path / "out", runtime=Runtime(quiet=True))

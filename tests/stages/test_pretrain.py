@@ -1,0 +1,143 @@
+"""pretrain: it learns, it resumes to the same bytes, and it refuses what does not fit."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from bloomery.core.config import check_config
+from bloomery.core.errors import ConfigError, DataError
+from bloomery.core.metrics import MetricsLog, read_metrics
+from bloomery.core.stage import Runtime
+from bloomery.model.config import ModelShape
+from bloomery.model.huggingface import load_model
+from bloomery.objectives.next_token import token_logps
+from bloomery.stages.pretrain import PretrainConfig, measure, parse_count, pretrain
+from bloomery.tokens.loader import token_rows
+from bloomery.tokens.shards import open_tokens
+from bloomery.tokens.tokenizer import load_tokenizer
+from bloomery.train import checkpoint
+
+TINY = PretrainConfig(
+    model=ModelShape(depth=2, dim=32, head_dim=16, mlp_dim=64), tokens=5120, sequence_tokens=32, batch_tokens=256, num_validations=4, seed=1
+)
+
+
+class Interrupted(Exception):
+    """Stands for a SIGKILL at a chosen row of the log."""
+
+
+class BreakingLog(MetricsLog):
+    def __init__(self, path: Path, rows: int) -> None:
+        super().__init__(path)
+        self.rows = rows
+
+    def write(self, values: Mapping[str, float | int | str]) -> None:
+        super().write(values)
+        self.rows -= 1
+        if self.rows == 0:
+            raise Interrupted
+
+
+def visible_files(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
+
+
+def test_it_learns_and_writes_a_checkpoint_with_its_curve(tmp_path: Path, tiny_tokens: Path, tiny_tokenizer: Path) -> None:
+    runtime = Runtime(metrics=MetricsLog(tmp_path / "metrics.jsonl"), quiet=True)
+    metrics = pretrain(TINY, tokens=tiny_tokens, tokenizer=tiny_tokenizer, out=tmp_path / "out", runtime=runtime)
+    training = json.loads((tmp_path / "out" / "training.json").read_text())
+    assert metrics["steps"] == 20 and [row[0] for row in training["curve"]] == [0, 5, 10, 15, 20]
+    bits = [row[2] for row in training["curve"]]
+    assert bits == sorted(bits, reverse=True) and bits[-1] < 0.8 * bits[0]
+    assert metrics["validation_bits_per_byte"] == bits[-1]
+    rows = read_metrics(tmp_path / "metrics.jsonl")
+    assert [r["step"] for r in rows if "train/loss" in r] == list(range(1, 21))
+    assert {"tokens", "train/learning_rate", "train/gradient_norm", "train/tokens_per_second"} <= set(rows[1])
+    assert load_model(tmp_path / "out").config.max_positions == 32
+    assert (tmp_path / "out" / "tokenizer.json").read_bytes() == (tiny_tokenizer / "tokenizer.json").read_bytes()
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_a_run_that_is_interrupted_twice_ends_with_the_same_bytes(
+    tmp_path: Path, tiny_tokens: Path, tiny_tokenizer: Path, optimizer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "FIRST_COST_SECONDS", 0.0)
+    monkeypatch.setattr(checkpoint, "SAVE_FRACTION", 1e9)
+    config = TINY.model_copy(update={"optimizer": optimizer})
+    inputs = {"tokens": tiny_tokens, "tokenizer": tiny_tokenizer}
+    expected = pretrain(config, **inputs, out=tmp_path / "whole", runtime=Runtime(quiet=True))
+    for rows in (7, 9):
+        with pytest.raises(Interrupted):
+            pretrain(config, **inputs, out=tmp_path / "cut", runtime=Runtime(metrics=BreakingLog(tmp_path / "log", rows), quiet=True))
+    assert max(int(p.name[-6:]) for p in (tmp_path / "cut" / ".scratch").glob("step-*")) > 5
+    found = pretrain(config, **inputs, out=tmp_path / "cut", runtime=Runtime(quiet=True))
+    assert found == expected
+    assert visible_files(tmp_path / "cut") == visible_files(tmp_path / "whole")
+
+
+def test_a_second_call_on_a_finished_folder_changes_nothing(tmp_path: Path, tiny_tokens: Path, tiny_tokenizer: Path) -> None:
+    arguments = {"tokens": tiny_tokens, "tokenizer": tiny_tokenizer, "out": tmp_path / "out", "runtime": Runtime(quiet=True)}
+    short = TINY.model_copy(update={"tokens": 512})
+    first = pretrain(short, **arguments)
+    times = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").iterdir()}
+    assert pretrain(short, **arguments) == first
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "out").iterdir()} == times
+
+
+def test_a_snapshot_of_other_settings_is_refused(tmp_path: Path, tiny_tokens: Path, tiny_tokenizer: Path) -> None:
+    arguments = {"tokens": tiny_tokens, "tokenizer": tiny_tokenizer, "out": tmp_path / "out", "runtime": Runtime(quiet=True)}
+    pretrain(TINY.model_copy(update={"tokens": 512}), **arguments)
+    (tmp_path / "out" / "training.json").unlink()
+    with pytest.raises(DataError, match="other settings"):
+        pretrain(TINY, **arguments)
+
+
+def test_training_goes_on_from_an_init(tmp_path: Path, tiny_tokens: Path, tiny_tokenizer: Path, tiny_checkpoint: Path) -> None:
+    config = TINY.model_copy(update={"tokens": 512})
+    arguments = {"tokens": tiny_tokens, "tokenizer": tiny_tokenizer, "init": tiny_checkpoint, "runtime": Runtime(quiet=True)}
+    pretrain(config, **arguments, out=tmp_path / "out")
+    assert load_model(tmp_path / "out").config == load_model(tiny_checkpoint).config
+    with pytest.raises(ConfigError, match="sequence_tokens = 64 is more than the 48 positions"):
+        pretrain(config.model_copy(update={"sequence_tokens": 64}), **arguments, out=tmp_path / "other")
+
+
+def test_bits_per_byte_counts_every_held_out_token_once(tiny_tokens: Path, tiny_tokenizer: Path, tiny_checkpoint: Path) -> None:
+    tokenizer, model = load_tokenizer(tiny_tokenizer), load_model(tiny_checkpoint)
+    tokens = open_tokens(tiny_tokens, split="validation")
+    config = TINY.model_copy(update={"sequence_tokens": 48, "validation_tokens": 0})
+    found = measure(model, source=token_rows(tokens, row_tokens=48), token_bytes=tokenizer.token_bytes(), config=config)
+    nats, num_bytes, num_targets = 0.0, 0, 0
+    for i in range(tokens.num_documents):
+        ids = tokens.document(i).astype(np.int64).tolist()
+        logps = token_logps(model(torch.tensor([ids[:-1]])), torch.tensor([ids[1:]]))
+        nats, num_targets = nats - logps.sum().item(), num_targets + len(ids) - 1
+        num_bytes += len(tokenizer.decode(ids).encode())
+    assert max(tokens.lengths) <= 48
+    assert found["loss"] == pytest.approx(nats / num_targets, rel=1e-5)
+    assert found["bits_per_byte"] == pytest.approx(nats / math.log(2) / num_bytes, rel=1e-5)
+
+
+def test_tokens_of_another_tokenizer_are_refused(tmp_path: Path, tiny_tokens: Path, tiny_tokenizer: Path) -> None:
+    changed = json.loads((tiny_tokenizer / "tokenizer.json").read_text())
+    changed["version"] = "other"
+    (tmp_path / "tokenizer.json").write_text(json.dumps(changed))
+    with pytest.raises(DataError, match="made by tokenizer"):
+        pretrain(TINY, tokens=tiny_tokens, tokenizer=tmp_path, out=tmp_path / "out", runtime=Runtime(quiet=True))
+
+
+def test_a_step_smaller_than_a_row_is_a_config_error(tmp_path: Path, tiny_tokens: Path, tiny_tokenizer: Path) -> None:
+    config = TINY.model_copy(update={"batch_tokens": 16})
+    with pytest.raises(ConfigError, match=r"batch_tokens = 16 holds 0 rows of sequence_tokens = 32"):
+        pretrain(config, tokens=tiny_tokens, tokenizer=tiny_tokenizer, out=tmp_path / "out", runtime=Runtime(quiet=True))
+
+
+def test_token_counts_are_read_as_people_write_them_and_mean_the_same() -> None:
+    assert [parse_count(text) for text in ("500k", "2M", "1.5B", "3T", "12")] == [500_000, 2_000_000, 1_500_000_000, 3 * 10**12, 12]
+    assert PretrainConfig(tokens="2M") == PretrainConfig(tokens=2_000_000)  # type: ignore[arg-type]
+    _, mistakes = check_config(PretrainConfig, {"tokens": "many", "learning_rat": 1, "model": {"dept": 3}})
+    assert len(mistakes) == 3 and any('"2M"' in m for m in mistakes) and any('"learning_rate"' in m for m in mistakes)

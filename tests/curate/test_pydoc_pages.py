@@ -98,6 +98,7 @@ def test_the_scrubber_leaves_ordinary_numbers_alone():
     assert scrub("mask 0xFFFFFFFF and 1234567") == "mask 0xFFFFFFFF and 1234567"
     assert scrub("<A object at 0x10f3c2d40>") == "<A object at 0x...>"
     assert scrub("handle 7f36a9e2b2e0, at&nbsp;0x7f36a9e2b2e0") == "handle 0x..., at&nbsp;0x..."
+    assert scrub("{'acos': 140043728648368, 'n': 1400437286}") == "{'acos': 0x..., 'n': 1400437286}"
     assert scrub("/opt/env/lib/a.py /opt/env/bin") == "/usr/lib/a.py /usr/bin"
 
 

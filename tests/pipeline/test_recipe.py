@@ -5,7 +5,8 @@ import re
 import pytest
 
 from bloomery.core.errors import ConfigError
-from bloomery.pipeline.recipe import find_recipe, parse_value
+from bloomery.pipeline.locate import find_recipe
+from bloomery.pipeline.recipe import parse_value
 
 BROKEN = """\
 name = "artifacts"

@@ -12,7 +12,7 @@ from bloomery.tokens.shards import write_manifest, write_shard
 from bloomery.tokens.tokenizer import load_tokenizer
 from bloomery.tokens.train import train_bpe, write_tokenizer
 
-WORDS = "the cat sat on a mat and the dog ran to the red house by the sea".split()
+WORDS = ["the", "cat", "sat", "on", "a", "mat", "and", "the", "dog", "ran", "to", "the", "red", "house", "by", "the", "sea"]
 
 
 @pytest.fixture(autouse=True)

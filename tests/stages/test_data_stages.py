@@ -237,8 +237,8 @@ def test_extracted_documents_have_addresses_titles_dates_and_languages(inputs, t
 
 def test_filtered_documents_keep_their_signals_and_fill_in_their_language(inputs, tmp_path):
     metrics = run(inputs["filter"], tmp_path / "out")
-    # Two words are of no certain language, and that rule comes first.
-    assert {key: count for key, count in metrics.items() if key.startswith("dropped/")} == {"dropped/uncertain_language": 4}
+    # Two words say little: their language is guessed wrong, and that rule comes first.
+    assert {key: count for key, count in metrics.items() if key.startswith("dropped/")} == {"dropped/wrong_language": 4}
     row = read_documents(tmp_path / "out" / "00000.parquet").to_pylist()[0]
     assert row["language"] == "en" and row["signal_lines"] == 14
 

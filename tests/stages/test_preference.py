@@ -25,7 +25,11 @@ TINY = PreferenceConfig(epochs=4, batch_pairs=16, learning_rate=0.003, embedding
 def pair(i: int) -> dict[str, Any]:
     prompt = [{"role": "user", "content": f"where {i}"}]
     chosen, rejected = ("the house", "sea " * (i % 4)) if i % 2 else ("the red house", "dog")
-    return {"prompt": prompt, "chosen": [{"role": "assistant", "content": chosen}], "rejected": [{"role": "assistant", "content": rejected}]}
+    return {
+        "prompt": prompt,
+        "chosen": [{"role": "assistant", "content": chosen}],
+        "rejected": [{"role": "assistant", "content": rejected}],
+    }
 
 
 @pytest.fixture

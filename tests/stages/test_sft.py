@@ -18,7 +18,16 @@ from bloomery.tokens.loader import conversation_rows, make_batch
 from bloomery.tokens.tokenizer import load_tokenizer
 from bloomery.train import checkpoint
 
-TINY = SftConfig(epochs=8, sequence_tokens=48, batch_tokens=384, held_out_fraction=0.1, num_validations=3, seed=2)
+TINY = SftConfig(
+    epochs=10,
+    learning_rate=0.02,
+    embedding_learning_rate=0.02,
+    sequence_tokens=48,
+    batch_tokens=192,
+    held_out_fraction=0.1,
+    num_validations=3,
+    seed=2,
+)
 
 
 def talk(i: int, *, answer: str = "the house") -> dict[str, Any]:

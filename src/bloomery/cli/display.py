@@ -74,6 +74,12 @@ def print_text(text: str) -> None:
     sys.stdout.write(text + "\n")
 
 
+def write_now(text: str) -> None:
+    """A piece of an answer on stdout, at once and without a newline."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
+
+
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, title: str | None = None) -> None:
     """A table on stdout; numbers align right. Without a terminal nothing is cut to a width."""
     from rich import box

@@ -73,27 +73,34 @@ def run(
 ) -> None:
     """Run a recipe: every stage that is not done yet. Killed at any moment, the same command continues."""
     with session(as_json=as_json, debug=debug, on_interrupt="Stopped. Nothing finished is lost: the same command continues."):
+        from bloomery.pipeline.locate import find_recipe
+
+        path, options = find_recipe(recipe), list(overrides or ())
+        key = None if only or rebuild or dry_run else _recall_key(path, options, seed)
+        if key is not None and (found := _recall_run(path, store, key)):
+            _show_end(*found, made=[], as_json=as_json)
+            return
+
         from bloomery.core.artifact import Store
         from bloomery.pipeline.plan import make_plan
-        from bloomery.pipeline.recipe import find_recipe, load_recipe
+        from bloomery.pipeline.recipe import load_recipe
         from bloomery.pipeline.run import run_plan
 
         artifacts = Store(store)
-        loaded = load_recipe(find_recipe(recipe), overrides=overrides or (), seed=seed)
-        plan = make_plan(loaded, artifacts, only=only, rebuild=rebuild or ())
+        plan = make_plan(load_recipe(path, overrides=options, seed=seed), artifacts, only=only, rebuild=rebuild or ())
         if dry_run:
             _show_plan(plan, artifacts, as_json=as_json)
             return
         result = run_plan(plan, artifacts, workers=workers or default_workers(), command=["bloomery", *sys.argv[1:]])
-        report = result.folder / "report.html"
-        if result.made or not report.is_file():
+        if result.made or not (result.folder / "report.html").is_file():
             from bloomery.pipeline.report import write_report
 
             write_report(artifacts, result.folder)
-        if as_json:
-            print_json({"run": result.folder, "made": result.made, "already_done": result.found, "report": report})
-        else:
-            _show_end(result.folder, result.made, report)
+        if key is not None:
+            from bloomery.pipeline.recall import remember
+
+            remember(result.folder, key)
+        _show_end(result.folder, result.found, made=result.made, as_json=as_json)
 
 
 @app.command(epilog="Examples:\n\n    bloomery status runs/quickstart\n\n    bloomery status quickstart --json")
@@ -128,9 +135,9 @@ def why(
     """Say for each stage whether it is done, and if not, what changed since its nearest older artifact."""
     with session(as_json=as_json, debug=debug):
         from bloomery.core.artifact import Store
-        from bloomery.pipeline.locate import find_run, read_spec
+        from bloomery.pipeline.locate import find_recipe, find_run, read_spec
         from bloomery.pipeline.plan import make_plan
-        from bloomery.pipeline.recipe import find_recipe, load_recipe
+        from bloomery.pipeline.recipe import load_recipe
 
         folder = find_run(run, store)
         if folder is None:
@@ -224,7 +231,7 @@ def inspect(
             models.show_description(describe_artifact(find_artifact(target, store), num_rows=num_rows), as_json=as_json)
 
 
-#app.command(epilog=models.CHAT_EXAMPLES)(models.chat)
+app.command(epilog=models.CHAT_EXAMPLES)(models.chat)
 app.command(epilog=models.EVALUATE_EXAMPLES)(models.evaluate)
 app.command(epilog=models.EXPORT_EXAMPLES)(models.export)
 
@@ -280,11 +287,35 @@ def _status_row(node: dict[str, Any]) -> list[str]:
     ]
 
 
-def _show_end(folder: Path, made: list[str], report_path: Path) -> None:
+def _recall_key(recipe: Path, overrides: list[str], seed: int | None) -> str | None:
+    from bloomery.pipeline.recall import recall_key
+
+    try:
+        return recall_key(recipe, overrides=overrides, seed=seed)
+    except (OSError, ValueError):
+        return None  # whatever is wrong with the recipe, reading it properly says it better
+
+
+def _recall_run(recipe: Path, store: Path, key: str) -> tuple[Path, list[str]] | None:
+    """The folder and nodes of this recipe's run if it is certain, without a plan, that all of it is done."""
+    import tomllib
+
+    from bloomery.pipeline.recall import recall
+
+    folder = store / str(tomllib.loads(recipe.read_text(encoding="utf-8")).get("name"))
+    ids = recall(folder, key)
+    return (folder, ids) if ids and (folder / "report.html").is_file() else None
+
+
+def _show_end(folder: Path, found: list[str], *, made: list[str], as_json: bool) -> None:
     from bloomery.core.files import read_json
     from bloomery.pipeline.locate import finished_nodes
 
-    print_text(f"\nDone: {len(made)} stage(s) made." if made else "\nAll is done: nothing had to be made.")
+    report_path = folder / "report.html"
+    if as_json:
+        print_json({"run": folder, "made": made, "already_done": found, "report": report_path})
+        return
+    print_text(f"\nDone: {len(made)} stage(s) made." if made else "All is done: nothing had to be made.")
     for path in finished_nodes(folder, kind="scores").values():
         print_scores(read_json(path / "scores.json"))
     print_text(f"Report:  {report_path}")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any  # Any: rows for a table
 
 import typer
 
-from bloomery.cli.display import Debug, Json, format_bytes, print_json, print_scores, print_table, print_text, session
+from bloomery.cli.display import Debug, Json, format_bytes, print_json, print_scores, print_table, print_text, session, write_now
 
 if TYPE_CHECKING:
     from bloomery.core.artifact import Artifact
@@ -30,6 +30,46 @@ EVALUATE_EXAMPLES = (
     "    bloomery evaluate quickstart --prompts my_prompts.jsonl --out scores --set num_prompts=200"
 )
 EXPORT_EXAMPLES = "Examples:\n\n    bloomery export quickstart --out my_model\n\n    bloomery export quickstart --model sft --out sft_model"
+
+
+def chat(
+    model: ModelArgument,
+    prompt: Annotated[str | None, typer.Option("--prompt", help="Answer this one message and leave.", metavar="TEXT")] = None,
+    system: Annotated[str, typer.Option("--system", help="A system message, kept in sight throughout.", metavar="TEXT")] = "",
+    temperature: Annotated[float, typer.Option("--temperature", min=0.0, help="0 always takes the likeliest token.")] = 0.0,
+    max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Limit of an answer.")] = 128,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the answers, above temperature 0.")] = 0,
+    node: NodeOption = None,
+    store: StoreOption = DEFAULT_STORE,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Talk to a model in the terminal, or get one answer with --prompt. /help inside says what can be typed."""
+    with session(as_json=as_json, debug=debug):
+        from bloomery.core.errors import ConfigError
+        from bloomery.pipeline.locate import find_checkpoint
+
+        if as_json and prompt is None:
+            raise ConfigError("--json needs --prompt TEXT: a conversation is not one object")
+        path = find_checkpoint(model, store, node=node)
+
+        from bloomery.chat.session import Session
+        from bloomery.chat.terminal import answer_once, chat_in_terminal
+        from bloomery.generate.engine import Engine, SamplingParams
+        from bloomery.model.huggingface import load_model
+        from bloomery.tokens.tokenizer import load_tokenizer
+
+        tokenizer = load_tokenizer(path)
+        params = SamplingParams(max_tokens=max_tokens, temperature=temperature)
+        conversation = Session(Engine(load_model(path), tokenizer), tokenizer, params=params, seed=seed, system=system)
+        if prompt is None:
+            print_text(f"{path}. /help for help, Ctrl-D to leave.")
+            chat_in_terminal(conversation, read=input, write=write_now)
+        elif as_json:
+            answer = answer_once(conversation, prompt, write=lambda piece: None)
+            print_json({"model": str(path), "prompt": prompt, "answer": answer, "reached_limit": conversation.reached_limit})
+        else:
+            answer_once(conversation, prompt, write=write_now)
 
 
 def export(
@@ -67,14 +107,14 @@ def evaluate(
     """Evaluate models side by side on the same held-out prompts, with 95 % intervals."""
     with session(as_json=as_json, debug=debug, on_interrupt="Stopped. The same command continues."):
         from bloomery.core.files import read_json
-        from bloomery.pipeline.locate import find_checkpoint
+        from bloomery.pipeline.locate import find_checkpoint, find_input
         from bloomery.pipeline.single import parse_settings, run_single_stage
         from bloomery.stages.catalog import load_stage
 
         names = _distinct_names(model)
-        inputs = {"models": [str(find_checkpoint(name, store)) for name in model], "prompts": prompts}
+        inputs = {"models": [str(find_checkpoint(name, store)) for name in model], "prompts": [find_input(name, store) for name in prompts]}
         if tokens is not None:
-            inputs["tokens"] = [tokens]
+            inputs["tokens"] = [find_input(tokens, store)]
         options = {"names": names, "baseline": baseline or names[0], **parse_settings(settings or ())}
         artifact = run_single_stage(load_stage("evaluate"), inputs=inputs, settings=options, out=out)
         scores = read_json(artifact.path / "scores.json")

@@ -28,8 +28,15 @@ WALL_SECONDS_PER_CPU_SECOND = 3
 REFUSED_EVENTS = {"webbrowser.open": "opens a window", "socket.connect": "connects to the network", "os.system": "runs a command"}
 """Audit events that no import should cause, and the reason they give for skipping the module."""
 
-ADDRESS = re.compile(r"\b(at(?: |&nbsp;)0x)[0-9a-fA-F]{6,16}\b|\b(?:0x)?(?:7[ef]|5[5-7])[0-9a-f]{10}\b")
-"""Addresses of objects in memory: after "at 0x" as Python prints them, or as bare numbers of the kind Linux gives."""
+ADDRESS = re.compile(
+    r"\b(at(?: |&nbsp;)0x)[0-9a-fA-F]{6,16}\b"
+    r"|\b(?:0x)?(?:7[ef]|5[5-7])[0-9a-f]{10}\b"  # as Linux places libraries and the heap
+    r"|\b1(?:39|40)\d{12}\b|\b9[345]\d{12}\b"  # the same, in decimal
+)
+"""Addresses of objects in memory: after "at 0x" as Python prints them, or as bare numbers."""
+
+NO_RANDOM_ADDRESSES = 0x0040000
+"""Linux's personality flag ADDR_NO_RANDOMIZE: every process finds its objects at the same addresses."""
 
 violations: list[str] = []
 """Refused events seen in this process: a module may swallow the error, but not the entry here."""
@@ -51,6 +58,7 @@ def main() -> None:
 
     A line is {"module", "html"} or {"module", "reason", "detail"}.
     """
+    _fix_addresses()
     request = json.loads(sys.stdin.read())
     results = os.dup(1)
     _silence()
@@ -112,6 +120,18 @@ def die_with_parent() -> None:
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError, ImportError):
             importlib.import_module("ctypes").CDLL(None).prctl(1, signal.SIGKILL)
+
+
+def _fix_addresses() -> None:
+    # The order of a set of objects follows from their addresses, and no scrubbing mends an order. Where the kernel
+    # does not allow this (some containers), such pages may differ from run to run.
+    if sys.platform != "linux":
+        return
+    with contextlib.suppress(OSError, AttributeError, ImportError):
+        personality = importlib.import_module("ctypes").CDLL(None).personality
+        now = personality(0xFFFFFFFF)
+        if now >= 0 and not now & NO_RANDOM_ADDRESSES and personality(now | NO_RANDOM_ADDRESSES) >= 0:
+            os.execv(sys.executable, sys.orig_argv)  # takes effect from here on
 
 
 def _forked(

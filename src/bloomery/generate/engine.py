@@ -79,6 +79,11 @@ class Engine:
         self.model = model
         self.tokenizer = tokenizer
 
+    @property
+    def context_tokens(self) -> int:
+        """The most tokens that a prompt and its answer can have together."""
+        return self.model.config.max_positions
+
     @torch.inference_mode()
     def generate(self, prompts: Sequence[Sequence[int]], params: SamplingParams, *, seeds: Sequence[int]) -> list[Sample]:
         """An answer for each prompt, in their order; seeds[i] decides what is drawn for prompts[i].

@@ -3,7 +3,7 @@
 A request's draws are numbers made of (its seed, the position in its answer) alone, and a token is where the draw falls
 in the cumulated probabilities. What else is in the batch, or in which order requests come, therefore cannot matter.
 
-Legend: B rows of the batch, V vocabulary.
+Legend: B rows of the batch, V vocabulary, N seeds, T tokens of an answer.
 """
 
 from collections.abc import Sequence
@@ -48,9 +48,10 @@ def choose(logits_BV: Tensor, draw_B: Tensor, *, temperature: float, top_k: int 
 
 def draws(seeds: Sequence[int], num_tokens: int) -> np.ndarray:
     """Uniform numbers from [0, 1), float64 [len(seeds), num_tokens], each a hash of its seed and its place in the answer."""
-    key = _mix(np.array([seed % 2**64 for seed in seeds], dtype=np.uint64))[:, None]
-    place = np.arange(num_tokens, dtype=np.uint64)[None, :]
-    return np.asarray((_mix(key ^ _mix(place)) >> np.uint64(11)).astype(np.float64) / 2**53)
+    # Seeds are hashed once more than places: else (seed 1, place 2) would draw what (seed 2, place 1) does.
+    seed_N1 = _mix(_mix(np.array([seed % 2**64 for seed in seeds], dtype=np.uint64)))[:, None]
+    place_1T = _mix(np.arange(num_tokens, dtype=np.uint64))[None, :]
+    return np.asarray((_mix(seed_N1 ^ place_1T) >> np.uint64(11)).astype(np.float64) / 2**53)
 
 
 def _nucleus(probability_BV: Tensor, top_k: int, top_p: float) -> Tensor:

@@ -33,7 +33,7 @@ def next_token(logits: Tensor, target: Tensor, weight: Tensor, *, z_loss: float 
     """Cross-entropy of `target` under `logits`, in nats, each token times its weight; weight 0 takes a token out.
 
     `z_loss` times the squared log-normaliser is added: it keeps logits from drifting (PaLM, arXiv:2204.02311, sec. 5,
-    1e-4 there). The metric `nll` is without it.
+    1e-4 there); the metric `nll` is then the loss without it.
 
     >>> terms = next_token(torch.zeros(3, 4), torch.tensor([0, 1, 2]), torch.tensor([1.0, 1.0, 0.0]))
     >>> round(terms.loss_sum.item(), 4), terms.weight.item()
@@ -45,7 +45,7 @@ def next_token(logits: Tensor, target: Tensor, weight: Tensor, *, z_loss: float 
     loss = torch.where(weight > 0, normaliser - logits.gather(-1, target.unsqueeze(-1)).squeeze(-1), 0.0) * weight
     nll = loss.sum()
     penalty = (torch.where(weight > 0, normaliser, 0.0).square() * weight).sum()
-    return LossTerms(nll + z_loss * penalty, weight.sum().float(), {"nll": nll.detach()})
+    return LossTerms(nll + z_loss * penalty, weight.sum().float(), {"nll": nll.detach()} if z_loss else {})
 
 
 def linear_next_token(
@@ -60,7 +60,7 @@ def linear_next_token(
     if len(kept) < len(weight_N):
         hidden_ND, target_N, weight_N = hidden_ND[kept], target_N[kept], weight_N[kept]
     loss, nll = _LinearNextToken.apply(hidden_ND, head_VD, target_N, weight_N, z_loss, chunk_tokens)  # type: ignore[no-untyped-call]
-    return LossTerms(loss, weight_N.sum().float(), {"nll": nll})
+    return LossTerms(loss, weight_N.sum().float(), {"nll": nll} if z_loss else {})
 
 
 class _LinearNextToken(torch.autograd.Function):

@@ -1,4 +1,4 @@
-"""What a command line's RUN, MODEL or PATH stands for: a run's folder, one artifact, or a model's folder.
+"""What a command line's RECIPE, RUN, MODEL or PATH stands for: a file, a run's folder, one artifact, a model's folder.
 
 A run is named by its folder (`runs/quickstart`) or by its name alone (`quickstart`, looked up in the store).
 """
@@ -13,6 +13,27 @@ from bloomery.core.errors import ConfigError, DataError
 from bloomery.core.files import read_json
 
 SPEC = "spec.json"
+
+
+def find_recipe(name: str) -> Path:
+    """The file that a command line's RECIPE names: a path, or the name of a shipped recipe."""
+    if name.endswith(".toml") or "/" in name:
+        if not Path(name).is_file():
+            raise ConfigError(f"{name}: no such recipe file; shipped are: {', '.join(sorted(shipped_recipes()))}")
+        return Path(name)
+    shipped = shipped_recipes()
+    if name not in shipped:
+        raise ConfigError(f'there is no shipped recipe "{name}"; {suggest(name, shipped)}. A file of your own ends in .toml')
+    return shipped[name]
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """Recipes that come with bloomery, by name: inside the wheel, or beside src/ in a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package / "recipes", package.parents[1] / "recipes"):
+        if folder.is_dir():
+            return {path.stem: path for path in folder.glob("*.toml")}
+    return {}
 
 
 def find_run(name: str, store: Path) -> Path | None:
@@ -38,6 +59,11 @@ def find_artifact(name: str, store: Path) -> Path:
         if (folder / RECORD).is_file():
             return folder
     raise DataError(f"{name}: not a finished artifact (no {RECORD} there, nor in {store / name})")
+
+
+def find_input(name: str, store: Path) -> str:
+    """A path or glob as it is; where nothing is there, RUN/ID of the store."""
+    return str(store / name) if not Path(name).exists() and (store / name).exists() else name
 
 
 def find_checkpoint(name: str, store: Path, *, node: str | None = None) -> Path:

@@ -77,27 +77,6 @@ def load_recipe(
     return Recipe(name=name, seed=recipe_seed, path=path, overrides=tuple(overrides), nodes=nodes)
 
 
-def find_recipe(name: str) -> Path:
-    """The file that a command line's RECIPE names: a path, or the name of a shipped recipe."""
-    if name.endswith(".toml") or "/" in name:
-        if not Path(name).is_file():
-            raise ConfigError(f"{name}: no such recipe file; shipped are: {', '.join(sorted(shipped_recipes()))}")
-        return Path(name)
-    shipped = shipped_recipes()
-    if name not in shipped:
-        raise ConfigError(f'there is no shipped recipe "{name}"; {suggest(name, shipped)}. A file of your own ends in .toml')
-    return shipped[name]
-
-
-def shipped_recipes() -> dict[str, Path]:
-    """Recipes that come with bloomery, by name: inside the wheel, or beside src/ in a checkout."""
-    package = Path(__file__).resolve().parents[1]
-    for folder in (package / "recipes", package.parents[1] / "recipes"):
-        if folder.is_dir():
-            return {path.stem: path for path in folder.glob("*.toml")}
-    return {}
-
-
 def parse_value(text: str) -> Any:  # Any: whatever TOML can say
     """The value of a --set option: TOML where it is TOML, else the text itself.
 

@@ -1,0 +1,194 @@
+"""The transformer against plain loops, and who sees whom in it."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from bloomery.model import transformer
+from bloomery.model.cache import KVCache
+from bloomery.model.config import ModelConfig
+from bloomery.model.transformer import Transformer, attend
+
+
+def make_model(**changes: Any) -> Transformer:
+    sizes = {
+        "vocab_size": 50,
+        "dim": 24,
+        "num_layers": 2,
+        "num_heads": 4,
+        "num_kv_heads": 2,
+        "head_dim": 8,
+        "mlp_dim": 40,
+        "max_positions": 64,
+    }
+    return Transformer(ModelConfig(**{**sizes, **changes}), seed=1)
+
+
+def random_tokens(*shape: int) -> Tensor:
+    return torch.randint(0, 50, shape, generator=torch.Generator().manual_seed(len(shape)))
+
+
+def loops_forward(model: Transformer, tokens: list[int]) -> list[Tensor]:
+    """The same function, one token and one head at a time, as the papers write it."""
+    config, weights = model.config, dict(model.named_parameters())
+
+    def norm(x: Tensor, name: str) -> Tensor:
+        return x / torch.sqrt((x * x).mean() + config.norm_eps) * weights[name]
+
+    def turn(x: Tensor, position: int) -> Tensor:
+        half, out = config.head_dim // 2, x.clone()
+        for k in range(half):
+            angle = position * config.rope_base ** (-2 * k / config.head_dim)
+            out[k] = x[k] * math.cos(angle) - x[k + half] * math.sin(angle)
+            out[k + half] = x[k + half] * math.cos(angle) + x[k] * math.sin(angle)
+        return out
+
+    stream = [weights["model.embed_tokens.weight"][t] for t in tokens]
+    for i in range(config.num_layers):
+        prefix, K = f"model.layers.{i}", config.head_dim
+        normed = [norm(x, f"{prefix}.input_layernorm.weight") for x in stream]
+
+        def heads(x: Tensor, kind: str, *, prefix: str = prefix, K: int = K) -> list[Tensor]:
+            return list((weights[f"{prefix}.self_attn.{kind}_proj.weight"] @ x).split(K))
+
+        queries = [[turn(norm(h, f"{prefix}.self_attn.q_norm.weight"), p) for h in heads(x, "q")] for p, x in enumerate(normed)]
+        keys = [[turn(norm(h, f"{prefix}.self_attn.k_norm.weight"), p) for h in heads(x, "k")] for p, x in enumerate(normed)]
+        values = [heads(x, "v") for x in normed]
+        for p in range(len(tokens)):
+            out = []
+            for h in range(config.num_heads):
+                g = h // (config.num_heads // config.num_kv_heads)
+                share = torch.stack([queries[p][h] @ keys[s][g] / math.sqrt(K) for s in range(p + 1)]).softmax(0)
+                out.append(sum(share[s] * values[s][g] for s in range(p + 1)))
+            stream[p] = stream[p] + weights[f"{prefix}.self_attn.o_proj.weight"] @ torch.cat(out)
+        for p, x in enumerate(stream):
+            y = norm(x, f"{prefix}.post_attention_layernorm.weight")
+            gate = weights[f"{prefix}.mlp.gate_proj.weight"] @ y
+            up = weights[f"{prefix}.mlp.up_proj.weight"] @ y
+            stream[p] = x + weights[f"{prefix}.mlp.down_proj.weight"] @ (gate * torch.sigmoid(gate) * up)
+    return [weights["model.embed_tokens.weight"] @ norm(x, "model.norm.weight") for x in stream]
+
+
+def test_the_transformer_is_what_the_papers_write() -> None:
+    model, token_BT = make_model(), random_tokens(1, 7)
+    with torch.no_grad():
+        expected_TV = torch.stack(loops_forward(model, token_BT[0].tolist()))
+        torch.testing.assert_close(model(token_BT)[0], expected_TV, atol=1e-5, rtol=1e-5)
+
+
+def test_a_later_token_changes_nothing_before_it() -> None:
+    model, token_BT = make_model(), random_tokens(1, 9)
+    changed_BT = token_BT.clone()
+    changed_BT[0, 5] += 1
+    before, after = model(token_BT), model(changed_BT % 50)
+    assert torch.equal(before[0, :5], after[0, :5]) and not torch.equal(before[0, 5:], after[0, 5:])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_packed_documents_have_the_logits_they_have_alone(dtype: torch.dtype) -> None:
+    model = make_model()
+    model.compute_dtype = dtype
+    lengths, token_BT = [5, 1, 7], random_tokens(1, 16)
+    document_BT = torch.tensor([[1] * 5 + [2] + [3] * 7 + [0] * 3])
+    position_BT = torch.tensor([[*range(5), 0, *range(7), 0, 0, 0]])
+    packed = model(token_BT, position_BT=position_BT, document_BT=document_BT)[0]
+    start = 0
+    for length in lengths:
+        alone = model(token_BT[:, start : start + length])[0]
+        torch.testing.assert_close(packed[start : start + length], alone, atol=1e-5 if dtype == torch.float32 else 0.05, rtol=0)
+        start += length
+
+
+def test_another_document_and_padding_change_no_logit_and_get_no_gradient_across() -> None:
+    model, token_BT = make_model(), random_tokens(1, 12)
+    document_BT = torch.tensor([[1] * 5 + [2] * 4 + [0] * 3])
+    changed_BT = token_BT.clone()
+    changed_BT[0, :5], changed_BT[0, 9:] = 7, 8
+    before, after = model(token_BT, document_BT=document_BT), model(changed_BT, document_BT=document_BT)
+    assert torch.equal(before[0, 5:9], after[0, 5:9])
+    more = torch.cat([token_BT, random_tokens(1, 4)], dim=1)
+    padded = model(more, document_BT=torch.nn.functional.pad(document_BT, (0, 4)))
+    torch.testing.assert_close(padded[0, :9], before[0, :9], atol=1e-5, rtol=0)
+    assert torch.isfinite(padded).all()
+
+
+@pytest.mark.parametrize("lengths", [[9], [4, 9, 1, 6]])
+def test_reading_token_by_token_with_a_cache_gives_the_logits_of_reading_at_once(lengths: list[int]) -> None:
+    model, longest = make_model(), max(lengths)
+    token_BT = random_tokens(len(lengths), longest + 5)
+    cache = KVCache(model.config, num_rows=len(lengths), max_tokens=longest + 5, dtype=torch.float32, device="cpu")
+    with torch.no_grad():
+        full = [model(token_BT[b : b + 1, : length + 5])[0] for b, length in enumerate(lengths)]
+        # Prompts padded on the right: what the padding writes must never be seen.
+        prompt_BT = torch.stack([torch.where(torch.arange(longest) < n, token_BT[b, :longest], 49) for b, n in enumerate(lengths)])
+        position_BT = torch.arange(longest).expand(len(lengths), -1)
+        logits = model.logits(model.hidden_states(prompt_BT, position_BT=position_BT, cache=cache))
+        for b, length in enumerate(lengths):
+            torch.testing.assert_close(logits[b, :length], full[b][:length], atol=1e-5, rtol=0)
+        for k in range(5):
+            at_B = torch.tensor(lengths) + k
+            next_B1 = token_BT.gather(1, at_B[:, None])
+            logits = model.logits(model.hidden_states(next_B1, position_BT=at_B[:, None], cache=cache))
+            for b, length in enumerate(lengths):
+                torch.testing.assert_close(logits[b, 0], full[b][length + k], atol=1e-5, rtol=0)
+
+
+def test_rows_can_leave_the_cache_and_change_places() -> None:
+    model, token_BT = make_model(), random_tokens(3, 6)
+    position_BT = torch.arange(5).expand(3, -1)
+    cache = KVCache(model.config, num_rows=3, max_tokens=8, dtype=torch.float32, device="cpu")
+    with torch.no_grad():
+        model.hidden_states(token_BT[:, :5], position_BT=position_BT, cache=cache)
+        cache.keep_rows(torch.tensor([2, 0]))
+        assert (cache.num_rows, cache.max_tokens) == (2, 8)
+        hidden = model.hidden_states(token_BT[[2, 0], 5:], position_BT=torch.full((2, 1), 5), cache=cache)
+        torch.testing.assert_close(model.logits(hidden)[:, 0], model(token_BT[[2, 0]])[:, 5], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 6, 6), (2, 4, 1, 9), (1, 6, 3, 8)])
+@pytest.mark.parametrize("num_kv_heads", [1, 2])
+def test_grouped_products_are_softmax_attention(shape: tuple[int, int, int, int], num_kv_heads: int) -> None:
+    B, H, T, S = shape
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (torch.randn(B, heads, n, 8, generator=generator) for heads, n in ((H, T), (num_kv_heads, S), (num_kv_heads, S)))
+    visible = torch.rand(B, 1, T, S, generator=generator) < 0.6
+    visible[..., 0] = True
+    bias = torch.zeros(visible.shape).masked_fill(~visible, -math.inf)
+    expected = torch.empty(B, H, T, 8)
+    for b in range(B):
+        for h in range(H):
+            g = h // (H // num_kv_heads)
+            expected[b, h] = ((query[b, h] @ key[b, g].T) / math.sqrt(8) + bias[b, 0]).softmax(-1) @ value[b, g]
+    torch.testing.assert_close(attend(query, key, value, bias), expected, atol=1e-5, rtol=0)
+    # In bfloat16 short rows take the grouped path; it may only be less exact.
+    narrow = attend(query.bfloat16(), key.bfloat16(), value.bfloat16(), bias.bfloat16())
+    torch.testing.assert_close(narrow.float(), expected, atol=0.05, rtol=0)
+
+
+def test_both_ways_of_attention_have_the_same_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    document_BT = torch.tensor([[1] * 6 + [2] * 6] * 2)
+    for limit in (0, 256):
+        monkeypatch.setattr(transformer, "GROUPED_MATMUL_TOKENS", limit)
+        model = make_model()
+        model.compute_dtype = torch.bfloat16
+        model(random_tokens(2, 12), document_BT=document_BT).square().sum().backward()
+        found.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+    assert torch.nn.functional.cosine_similarity(*found, dim=0) > 0.999
+
+
+def test_initial_weights_follow_from_the_seed_alone() -> None:
+    one, same, other = make_model(), make_model(), Transformer(make_model().config, seed=2)
+    assert torch.equal(one.head_weight(), same.head_weight()) and not torch.equal(one.head_weight(), other.head_weight())
+    deeper = make_model(num_layers=3)
+    assert torch.equal(one.model.layers[0].mlp.gate_proj.weight, deeper.model.layers[0].mlp.gate_proj.weight)
+    assert not torch.equal(one.model.layers[0].mlp.gate_proj.weight, one.model.layers[1].mlp.gate_proj.weight)
+
+
+def test_an_untrained_model_expects_every_token_alike() -> None:
+    model = make_model(vocab_size=50)
+    logp = model(random_tokens(4, 20)).log_softmax(-1)
+    assert abs(-logp.mean().item() - math.log(50)) < 0.1

@@ -1,0 +1,90 @@
+"""How a run is spread over processes and micro-batches changes nothing but rounding."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from bloomery.core import dist
+from bloomery.core.files import write_jsonl
+from bloomery.core.stage import Runtime
+from bloomery.model.config import ModelConfig, ModelShape
+from bloomery.model.huggingface import load_model, save_model
+from bloomery.model.transformer import Transformer
+from bloomery.stages.preference import PreferenceConfig, preference
+from bloomery.stages.pretrain import PretrainConfig, pretrain
+from bloomery.tokens.shards import write_manifest, write_shard
+from bloomery.tokens.tokenizer import load_tokenizer
+from bloomery.tokens.train import train_bpe, write_tokenizer
+from bloomery.train import step
+
+# AdamW and no clipping at work: Muon's bfloat16 rounds would blow a difference in the last bit up to one in the third.
+TRAINING = {"optimizer": "adamw", "learning_rate": 0.001, "embedding_learning_rate": 0.001, "precision": "fp32", "seed": 4}
+PRETRAIN = PretrainConfig(
+    model=ModelShape(depth=1, dim=16, head_dim=8, mlp_dim=24), tokens=1024, sequence_tokens=32, batch_tokens=256,
+    num_validations=2, **TRAINING,
+)  # fmt: skip
+PREFERENCE = PreferenceConfig(steps=3, batch_pairs=7, held_out_fraction=0.0, **TRAINING)
+
+
+def write_inputs(folder: Path) -> None:
+    words = ["the", "cat", "sat", "on", "a", "mat", "and", "ran"]
+    write_tokenizer(folder / "tokenizer", train_bpe([" ".join(words)], vocab_size=270, pattern="llama3"), pattern="llama3")
+    tokenizer = load_tokenizer(folder / "tokenizer")
+    texts = [" ".join(words[(i * 3 + k) % 8] for k in range(4 + i % 30)) for i in range(40)]
+    ids = [[tokenizer.bos_id, *tokenizer.encode(text), tokenizer.end_id] for text in texts]
+    for split in ("train", "validation"):
+        (folder / "tokens" / split).mkdir(parents=True)
+        write_shard(folder / "tokens" / split / "00000", ids, vocab_size=tokenizer.vocab_size)
+    write_manifest(
+        folder / "tokens", tokenizer_sha256=tokenizer.sha256, vocab_size=tokenizer.vocab_size, text_bytes={"train": [1], "validation": [1]}
+    )
+    sizes = {"dim": 16, "num_layers": 1, "num_heads": 2, "num_kv_heads": 1, "head_dim": 8, "mlp_dim": 24, "max_positions": 64}
+    save_model(Transformer(ModelConfig(vocab_size=tokenizer.vocab_size, **sizes)), folder / "init", tokenizer=folder / "tokenizer")
+    write_jsonl(folder / "pairs.jsonl", [{"prompt": f"say {i}", "chosen": "a cat", "rejected": "mat " * (i % 5)} for i in range(20)])
+
+
+def train_both(folder: Path, name: str) -> None:
+    torch.set_num_threads(1)
+    runtime = Runtime(device="cpu", quiet=True)
+    pretrain(PRETRAIN, tokens=folder / "tokens", tokenizer=folder / "tokenizer", out=folder / name / "base", runtime=runtime)
+    preference(PREFERENCE, init=folder / "init", pairs=folder / "pairs.jsonl", out=folder / name / "dpo", runtime=runtime)
+
+
+def start_rank(rank: int, port: int, folder: Path) -> subprocess.Popen[bytes]:
+    """This file as one of two processes, with the environment that torchrun gives them."""
+    group = {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return subprocess.Popen([sys.executable, __file__, str(folder)], env={**os.environ, **group})
+
+
+def assert_same_model(one: Path, other: Path) -> None:
+    for (name, a), (_, b) in zip(load_model(one).named_parameters(), load_model(other).named_parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_one_process_two_processes_and_other_micro_batches_train_the_same_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_inputs(tmp_path)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    ranks = [start_rank(rank, port, tmp_path) for rank in range(2)]
+    train_both(tmp_path, "one")
+    monkeypatch.setattr(step, "MICRO_BATCH_TOKENS", {False: 64, True: 64})
+    train_both(tmp_path, "micro")
+    for process in ranks:
+        assert process.wait(timeout=300) == 0
+    for stage in ("base", "dpo"):
+        assert_same_model(tmp_path / "one" / stage, tmp_path / "two" / stage)
+        assert_same_model(tmp_path / "one" / stage, tmp_path / "micro" / stage)
+    untrained = load_model(tmp_path / "init").head_weight()
+    assert not torch.allclose(load_model(tmp_path / "one" / "dpo").head_weight(), untrained, atol=1e-4)
+
+
+if __name__ == "__main__":
+    with dist.process_group():
+        assert dist.world_size() == 2
+        train_both(Path(sys.argv[1]), "two")

@@ -44,8 +44,9 @@ ONLY_IN = {
 
 CALLS_AT_IMPORT = {
     # making names, patterns, types and constants; nothing that touches the world
-    "logging.getLogger", "re.compile", "TypeVar", "ParamSpec", "Path", "frozenset", "set", "dict", "list", "tuple", "range", "len",
-    "sorted", "str", "int", "float", "bytes", "max", "min", "sum", "zip", "enumerate", "map", "chr", "ord", "any", "all",
+    "logging.getLogger", "re.compile", "TypeVar", "ParamSpec", "Path", "frozenset", "set", "dict", "dict.fromkeys",
+    "list", "tuple", "range", "len", "sorted", "str", "int", "float", "bytes", "max", "min", "sum", "zip", "enumerate", "map",
+    "chr", "ord", "any", "all",
     "NamedTuple", "TypedDict",
     "namedtuple", "MappingProxyType", "dataclass", "dataclasses.dataclass", "dataclasses.field", "field", "Field", "ConfigDict",
     "Slot", "Stage", "Annotated", "BeforeValidator", "AfterValidator", "PlainSerializer", "Literal", "math.log", "math.sqrt", "math.exp",

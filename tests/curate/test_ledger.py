@@ -1,12 +1,10 @@
-"""The ledger and the funnel that the report reads from it."""
+"""The ledger: what was dropped, by which rule."""
 
 import pyarrow.parquet as pq
 import pytest
 
 from bloomery.core.documents import shard_name
 from bloomery.core.errors import DataError
-from bloomery.core.files import write_json
-from bloomery.curate.funnel import Dropped, funnel
 from bloomery.curate.ledger import FOLDER, SCHEMA, count_rules, ledger_row, ledger_table, read_ledger, sample_text, write_ledger
 
 
@@ -35,26 +33,3 @@ def test_a_file_that_is_no_ledger_is_named(tmp_path):
 def test_a_sample_is_the_beginning_on_one_line():
     assert sample_text("a\n\n b " * 500) == ("a b " * 500)[:200]
     assert sample_text(None) is None
-
-
-def test_the_funnel_names_the_rules_by_what_they_dropped_and_passes_over_other_stages(tmp_path):
-    counts = {"documents_in": 5, "documents_out": 2, "bytes_in": 50, "bytes_out": 20, "dropped/few": 1, "dropped/many": 2}
-    for name, metrics in (("filtered", counts), ("tokenizer", {"vocab_size": 4096})):
-        record = {"format": 1, "stage": "filter", "fingerprint": "f" * 64, "kind": "documents", "metrics": metrics}
-        write_json(tmp_path / name / "artifact.json", record)
-    rows = [
-        ledger_row(stage="filter", rule="many", id="1", url="http://a.example/", text="too long", value=9.0),
-        ledger_row(stage="filter", rule="many", id="2", text="again"),
-        ledger_row(stage="filter", rule="few", id="3", text="x"),
-    ]
-    write_ledger(tmp_path / "filtered" / FOLDER / shard_name(0), ledger_table(rows))
-    (step,) = funnel({"filtered": tmp_path / "filtered", "tokenizer": tmp_path / "tokenizer"})
-    assert (step.name, step.stage, step.documents_in, step.documents_out, step.bytes_in, step.bytes_out) == (
-        "filtered",
-        "filter",
-        5,
-        2,
-        50,
-        20,
-    )
-    assert step.dropped == [Dropped("many", 2, ["http://a.example/: 9: too long", "2: again"]), Dropped("few", 1, ["3: x"])]

@@ -86,10 +86,12 @@ def test_a_package_is_imported_once_and_its_broken_submodule_does_not_spoil_the_
     assert rows["bad.inner"]["reason"] == "fails" and "ZeroDivisionError" in rows["bad.inner"]["detail"]
 
 
-def test_addresses_and_folders_are_scrubbed_even_where_pydoc_shortens_a_value(tmp_path):
-    source = "import os\nclass A: pass\nWHERE = 'x' * 60 + os.getcwd() + 'y' * 40\nBOTH = [A(), A()]\ndef f(a=A()): pass\n"
+def test_addresses_times_and_folders_are_scrubbed_even_where_pydoc_shortens_a_value(tmp_path):
+    times = "import os, time\nSTARTED = int(time.time())\nNOW = time.time()\n"
+    source = times + "class A: pass\nWHERE = 'x' * 60 + os.getcwd() + 'y' * 40\nBOTH = [A(), A()]\ndef f(a=A()): pass\n"
     html = render_own(tmp_path, {"leaky": source}, seconds=5.0)["leaky"]["html"]
     html = Scrubber(((str(tmp_path), "/home/user"),))(html)
+    assert "<strong>STARTED</strong> = 0<" in html and "<strong>NOW</strong> = 0<" in html
     assert "0x7" not in html and "0x5" not in html and tmp_path.name not in html
 
 

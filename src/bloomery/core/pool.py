@@ -9,13 +9,22 @@ import concurrent.futures.process
 import contextlib
 import ctypes
 import multiprocessing
+import multiprocessing.connection
+import multiprocessing.forkserver
 import os
 import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol, TypeVar
 
 from bloomery.core.errors import DataError
+
+PRELOADED = ("numpy", "pyarrow.parquet", "polars", "numba", "bloomery.core.documents")
+"""Imported once by the server that workers are forked from. None starts a thread when it is merely imported."""
+
+ONE_THREAD = dict.fromkeys(("POLARS_MAX_THREADS", "OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "RAYON_NUM_THREADS"), "1")
+"""Environment of workers: the workers are the parallelism."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -40,7 +49,8 @@ class LocalPool:
         if self.workers == 1:
             yield from map(function, items)
             return
-        # forkserver: Polars', numba's and torch's threads do not survive a plain fork.
+        _start_fork_server()
+        # Not a plain fork: Polars', numba's and torch's threads do not survive one.
         context = multiprocessing.get_context("forkserver")
         with concurrent.futures.ProcessPoolExecutor(self.workers, mp_context=context, initializer=_start_worker) as executor:
             waiting: deque[concurrent.futures.Future[Result]] = deque()
@@ -61,9 +71,31 @@ class LocalPool:
                     future.cancel()
 
 
+def _start_fork_server() -> None:
+    multiprocessing.set_forkserver_preload(list(PRELOADED))
+    before = {name: os.environ.get(name) for name in ONE_THREAD}
+    os.environ.update(ONE_THREAD)  # libraries read these when they are loaded, so the server must start with them
+    try:
+        multiprocessing.forkserver.ensure_running()
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
 def _start_worker() -> None:
-    for name in ("POLARS_MAX_THREADS", "OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "RAYON_NUM_THREADS"):
-        os.environ[name] = "1"  # one thread a worker: the workers are the parallelism
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to handle
     with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: no orphan outlives a killed run (Linux)
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG (Linux): dies with the forkserver
+    threading.Thread(target=_die_with_main_process, daemon=True).start()
+
+
+def _die_with_main_process() -> None:
+    # The forkserver lives as long as any worker does, so a worker must watch the main process itself: without this,
+    # the workers of a killed run wait for work for ever.
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os.kill(os.getpid(), signal.SIGKILL)

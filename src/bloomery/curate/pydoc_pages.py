@@ -140,6 +140,7 @@ def _environment(home: Path) -> dict[str, str]:
         "PYTHONHASHSEED": "0",  # the order of printed sets
         "PYTHONDONTWRITEBYTECODE": "1",
         "SETUPTOOLS_USE_DISTUTILS": "stdlib",
+        "SOURCE_DATE_EPOCH": "946684800",  # the time, for modules that can be told it (reproducible-builds.org)
         "BROWSER": "browser-is-off",  # a name that webbrowser registers, so that its audit event fires
         "LC_ALL": "C.UTF-8",
         "TZ": "UTC",

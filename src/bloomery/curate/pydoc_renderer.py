@@ -35,6 +35,10 @@ ADDRESS = re.compile(
 )
 """Addresses of objects in memory: after "at 0x" as Python prints them, or as bare numbers."""
 
+UNIX_TIME = re.compile(r"\b\d{10}(?:\.\d+)?\b")
+SECONDS_OF_A_DAY = 86_400
+"""A number that is within a day of the clock is the time at which its module was imported."""
+
 NO_RANDOM_ADDRESSES = 0x0040000
 """Linux's personality flag ADDR_NO_RANDOMIZE: every process finds its objects at the same addresses."""
 
@@ -43,14 +47,16 @@ violations: list[str] = []
 
 
 class Scrubber(NamedTuple):
-    """Replaces what differs between two machines, or two runs, with the same environment: folders and addresses."""
+    """Replaces what differs between two machines, or two runs, with the same environment: folders, addresses, times."""
 
     folders: tuple[tuple[str, str], ...]
 
     def __call__(self, text: str) -> str:
         for folder, name in self.folders:
             text = text.replace(folder, name)
-        return ADDRESS.sub(lambda match: f"{match[1] or '0x'}...", text)
+        text = ADDRESS.sub(lambda match: f"{match[1] or '0x'}...", text)
+        now = time.time()
+        return UNIX_TIME.sub(lambda match: "0" if abs(float(match[0]) - now) < SECONDS_OF_A_DAY else match[0], text)
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ import threading
 import time
 from pathlib import Path
 
-SAMPLE_SECONDS = 0.2
+SAMPLE_SECONDS = 0.5
 
 
 class Meter:
@@ -38,11 +38,11 @@ class Meter:
 
     def _sample(self) -> None:
         while not self._stop.wait(SAMPLE_SECONDS):
-            self.peak_memory_bytes = max(self.peak_memory_bytes, resident_bytes_of_tree())
+            self.peak_memory_bytes = max(self.peak_memory_bytes, memory_of_tree())
 
 
-def resident_bytes_of_tree() -> int:
-    """Memory in use by this process and all below it, now; pages shared among them count once each. 0 without /proc."""
+def memory_of_tree() -> int:
+    """Memory in use by this process and all below it, now; pages that several share are counted once. 0 without /proc."""
     if not Path("/proc/self/stat").exists():
         return 0
     children: dict[int, list[int]] = {}
@@ -55,9 +55,16 @@ def resident_bytes_of_tree() -> int:
     while waiting:
         process = waiting.pop()
         waiting.extend(children.get(process, []))
-        with contextlib.suppress(OSError, ValueError, IndexError):
-            total += int(Path(f"/proc/{process}/statm").read_text().split()[1]) * resource.getpagesize()
+        total += _share_of_memory(process)
     return total
+
+
+def _share_of_memory(process: int) -> int:
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{process}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) * 1024
+    return 0
 
 
 def _own_peak() -> int:

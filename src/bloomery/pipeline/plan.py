@@ -19,6 +19,8 @@ from bloomery.pipeline.locate import SPEC
 from bloomery.pipeline.recipe import Node, Recipe
 from bloomery.pipeline.sources import PREFIX, FileHashes, find_source
 
+INPUT_CHANGED = "input changed: "
+
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
@@ -173,7 +175,7 @@ def _differences(step: Step, artifact: Artifact) -> list[str]:
                 found.append(f"{title} changed: {name} {_show(before, name)} -> {_show(after, name)}")
     for slot in sorted(record["inputs"].keys() | now["inputs"].keys()):
         if record["inputs"].get(slot) != now["inputs"].get(slot):
-            found.append(f"input changed: {_name_sources(step, slot, record['inputs'].get(slot, []))}")
+            found.append(f"{INPUT_CHANGED}{_name_sources(step, slot, record['inputs'].get(slot, []))}")
     return found
 
 
@@ -185,10 +187,12 @@ def _name_sources(step: Step, slot: str, before: Sequence[str]) -> str:
 
 def _summarise(differences: Sequence[str]) -> Iterator[str]:
     """The causes in words of one line: a changed config or environment says it all, changed inputs only when alone."""
-    own = [text for text in differences if not text.startswith("input changed")]
-    yield from (own or differences)[:3]
-    if len(own or differences) > 3:
-        yield f"and {len(own or differences) - 3} more"
+    own = [text for text in differences if not text.startswith(INPUT_CHANGED)]
+    if not own and differences:
+        yield INPUT_CHANGED + ", ".join(text.removeprefix(INPUT_CHANGED) for text in differences)
+    yield from own[:3]
+    if len(own) > 3:
+        yield f"and {len(own) - 3} more"
 
 
 def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -8,6 +8,7 @@ Answers one JSON object a line: {"code": exit code or -9, "calls": [[operation, 
 
 import json
 import os
+import select
 import signal
 import sys
 import threading
@@ -15,17 +16,15 @@ import time
 import traceback
 from pathlib import Path
 
-import torch
-import torch._dynamo  # the first step of an optimizer would import it, and that takes seconds
-
-from bloomery.cli.main import app
-from bloomery.curate.language import identify_language
-from bloomery.pipeline import plan, report, run  # noqa: F401  (imported so that children need not)
-from bloomery.stages.catalog import STAGES, load_stage
-from bloomery.train import checkpoint
-
 
 def main() -> None:
+    # Not at the top: workers of a pool import this file again, and would import all this with it.
+    import torch._dynamo  # noqa: F401  (the first step of an optimizer would import it, and that takes seconds)
+
+    from bloomery.curate.language import identify_language
+    from bloomery.pipeline import plan, report, run  # noqa: F401  (imported so that children need not)
+    from bloomery.stages.catalog import STAGES, load_stage
+
     for name in STAGES:
         load_stage(name)
     identify_language("its model is read once, here")
@@ -42,22 +41,29 @@ def serve(request: dict) -> dict:
         os.close(trace)
         run_child(request, child_end)
     os.close(child_end)
-    if request.get("kill_seconds") is not None:
-        threading.Thread(target=kill_later, args=(child, request["kill_seconds"]), daemon=True).start()
-    text = b"".join(iter(lambda: os.read(trace, 1 << 16), b"")).decode()
+    deadline = time.monotonic() + request.get("kill_seconds", float("inf"))
+    pieces = []
+    while True:
+        ready, _, _ = select.select([trace], [], [], min(max(deadline - time.monotonic(), 0), 60))
+        if ready and not (piece := os.read(trace, 1 << 16)):
+            break
+        if ready:
+            pieces.append(piece)
+        if time.monotonic() >= deadline:
+            os.kill(child, signal.SIGKILL)
+            break
+    os.close(trace)
     _, status = os.waitpid(child, 0)
+    text = b"".join(pieces).decode()
     return {"code": os.waitstatus_to_exitcode(status), "calls": [line.split("\t") for line in text.splitlines()]}
 
 
-def kill_later(child: int, seconds: float) -> None:
-    time.sleep(seconds)
-    try:
-        os.kill(child, signal.SIGKILL)
-    except ProcessLookupError:
-        return
-
-
 def run_child(request: dict, trace: int) -> None:
+    import torch
+
+    from bloomery.cli.main import app
+    from bloomery.train import checkpoint
+
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     os.dup2(os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644), 2)
     torch.set_num_threads(1)

@@ -128,9 +128,9 @@ def test_a_run_with_two_workers_killed_at_random_times_ends_with_the_same_bytes(
     expected, _ = unbroken
     draw = random.Random("times")
     store, kills = folder / "times", 0
-    for attempt in range(6):
+    for attempt in range(8):
         # Longer from time to time: a stage's first shard, with the start of its workers, must fit into an attempt.
-        done = runner.run(store, workers=2, kill_seconds=draw.uniform(0.2, 1.5) * (1 + attempt))
+        done = runner.run(store, workers=2, kill_seconds=draw.uniform(0.2, 1.5) * (1 + attempt / 2))
         assert done["code"] in (0, -9), runner.log.read_text()[-3000:]
         kills += done["code"] == -9
     assert runner.run(store, workers=2)["code"] == 0, runner.log.read_text()[-3000:]

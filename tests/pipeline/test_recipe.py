@@ -83,7 +83,7 @@ def test_the_seed_of_the_recipe_reaches_every_config_that_has_one_and_does_not_s
 
 
 def test_overrides_reach_config_inputs_and_launch(toys):
-    options = ("small.count=7", "small.limits.high=12", "more.inputs.documents=[\"small\", \"small\"]", "small.launch.devices=2")
+    options = ("small.count=7", "small.limits.high=12", 'more.inputs.documents=["small", "small"]', "small.launch.devices=2")
     recipe = toys.load(toys_text(), *options)
     assert recipe.nodes["small"].config.count == 7
     assert recipe.nodes["small"].config.limits.high == 12

@@ -1,9 +1,9 @@
 """The command line: typed functions as commands. Heavy imports stand inside the functions, so that --help is quick.
 
-    bloomery run quickstart                 everything, from raw pages to an aligned model, with a report
-    bloomery chat runs/quickstart           talk to it
-    bloomery status|why|report|inspect RUN  look at a run
-    bloomery stage NAME --input ... --out   one stage on your own files
+bloomery run quickstart                 everything, from raw pages to an aligned model, with a report
+bloomery chat runs/quickstart           talk to it
+bloomery status|why|report|inspect RUN  look at a run
+bloomery stage NAME --input ... --out   one stage on your own files
 """
 
 import os
@@ -238,9 +238,10 @@ app.command(epilog=models.EXPORT_EXAMPLES)(models.export)
 
 def main() -> None:
     """The console script."""
-    # Read by OpenMP when torch is loaded, so set before. Threads that wait spinning lose most of their time where another
-    # process wants the cores too: a training step took a quarter of the time with this, on two cores shared by four.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # Read by GNU OpenMP when torch is loaded, so set before. Threads that wait spin for long by default and lose most of
+    # their time where another process wants the cores too (a training step took four times as long); with a short spin
+    # a quiet machine keeps nine tenths of its speed and a busy one works on.
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     app()
 
 

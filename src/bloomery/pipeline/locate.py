@@ -83,7 +83,7 @@ def find_checkpoint(name: str, store: Path, *, node: str | None = None) -> Path:
     models = finished_nodes(run, kind="checkpoint")
     if node is not None:
         if node not in models:
-            raise ConfigError(f'--model {node}: {run} has no finished model of that id; {suggest(node, models)}')
+            raise ConfigError(f"--model {node}: {run} has no finished model of that id; {suggest(node, models)}")
         return models[node]
     if not models:
         raise DataError(f"{run}: no model of this run is finished yet. `bloomery status {run}` shows how far it is.")

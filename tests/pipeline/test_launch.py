@@ -1,0 +1,59 @@
+"""Several devices: torchrun starts the processes, the result is that of one, and an error keeps its message."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from bloomery.core.errors import DataError
+from bloomery.core.metrics import read_metrics
+from bloomery.pipeline.single import run_single_stage
+from bloomery.stages.catalog import load_stage
+
+SETTINGS = {
+    "model": {"depth": 1, "dim": 32, "head_dim": 16},
+    "tokens": 1024,
+    "sequence_tokens": 64,
+    "batch_tokens": 256,
+    "num_validations": 1,
+    "precision": "fp32",
+    "optimizer": "adamw",
+    "learning_rate": 0.001,
+    "embedding_learning_rate": 0.001,
+}
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("launch")
+    rows = [{"text": f"the {i} smiths of hill {i * 7 % 40} melt {i * i % 91} stones of ore " * 3} for i in range(120)]
+    (folder / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    for name, vocab_size in (("tokenizer", 300), ("other", 310)):
+        made = {"inputs": {"documents": [str(folder / "a.jsonl")]}, "settings": {"vocab_size": vocab_size}}
+        run_single_stage(load_stage("train_tokenizer"), **made, out=folder / name)
+    tokens = {"documents": [str(folder / "a.jsonl")], "tokenizer": [str(folder / "tokenizer")]}
+    run_single_stage(load_stage("tokenize"), inputs=tokens, settings={"validation_fraction": 0.1}, out=folder / "tokens")
+    return folder
+
+
+def pretrain(folder, out, *, tokenizer="tokenizer", devices=1):
+    slots = {"tokens": [str(folder / "tokens")], "tokenizer": [str(folder / tokenizer)]}
+    return run_single_stage(load_stage("pretrain"), inputs=slots, settings=SETTINGS, out=out, devices=devices)
+
+
+def test_two_processes_make_the_model_of_one_and_only_the_first_logs(inputs, tmp_path):
+    one, two = pretrain(inputs, tmp_path / "one"), pretrain(inputs, tmp_path / "two", devices=2)
+    assert one.fingerprint == two.fingerprint
+    assert set(one.record["files"]) == set(two.record["files"])
+    weights = load_file(two.path / "model.safetensors")
+    for name, expected in load_file(one.path / "model.safetensors").items():
+        torch.testing.assert_close(weights[name], expected, rtol=1e-4, atol=1e-5)
+    steps = [row["step"] for row in read_metrics(tmp_path / "two.logs" / "metrics.jsonl") if "train/loss" in row]
+    assert steps == sorted(set(steps)) and len(steps) == 4
+
+
+def test_an_error_in_the_started_processes_keeps_its_message(inputs, tmp_path):
+    with pytest.raises(DataError, match=r"pretrain: .*tokenizer"):
+        pretrain(inputs, tmp_path / "out", tokenizer="other", devices=2)
+    assert not (tmp_path / "out").exists()

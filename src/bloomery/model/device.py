@@ -38,15 +38,25 @@ def has_fast_bfloat16(device: torch.device) -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
+def return_freed_memory() -> None:
+    """Gives the memory of freed tensors back to the system, wherever it lies; the other half of `keep_freed_memory`.
+
+    Tensors of ever different sizes leave holes that nothing fits into: fine-tuning grew to 4 GB where 1.5 are in use.
+    """
+    _call_libc("malloc_trim", 0)
+
+
 def keep_freed_memory() -> None:
     """Asks glibc to keep the memory of freed tensors instead of giving it back to the system after each use.
 
     A training step frees and asks again for the same hundreds of megabytes, and the kernel clears every page anew: on
     two cores that is a quarter of the time. Without glibc nothing happens.
     """
-    if not sys.platform.startswith("linux"):
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # getattr: musl has none
-    if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, 2**30)
-        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    _call_libc("mallopt", M_MMAP_THRESHOLD, 2**30)
+    _call_libc("mallopt", M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def _call_libc(name: str, *arguments: int) -> None:
+    function = getattr(ctypes.CDLL(None), name, None) if sys.platform.startswith("linux") else None  # getattr: musl has none
+    if function is not None:
+        function(*arguments)

@@ -97,6 +97,8 @@ def _colors(count: int) -> list[str]:
 
 
 def _short(value: float) -> str:
+    if 1e3 <= abs(value) < 1e5 and value == int(value):
+        return f"{value:,.0f}"
     for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
             return f"{value / size:.4g}{letter}"

@@ -127,7 +127,7 @@ def _scores_view(node: NodeView) -> dict[str, Any]:
     scores = read_json(node.path / "scores.json")
     models = scores["models"]
     values = {model: [_triple(scores["metrics"][model].get(metric)) for metric in SHARES] for model in models}
-    names = {**{metric: METRICS[metric][0] for metric in SHARES}, "win_rate": f"win rate vs {scores['baseline']}"}
+    names = {metric: METRICS[metric][0] for metric in SHARES}
     plots = [draw_intervals([names[metric] for metric in SHARES], models, values, x_label="%, with 95 % interval")]
     by_skill = scores.get("by_skill", {})
     skills = sorted({skill for model in models for skill in by_skill.get(model, {})})

@@ -17,13 +17,15 @@ METRICS = {
     "exact_match": ("exact match", "share of held-out prompts answered exactly right"),
     "format_valid": ("format valid", "share of answers in the asked format"),
     "stopped": ("stopped by itself", "share of answers that end with the end-of-turn token"),
-    "win_rate": ("win rate", "share of prompts won against {baseline} by the programmatic gold, ties as half"),
+    "win_rate": ("win rate", "greedy answers against those of {baseline}, by the programmatic gold; ties count half"),
+    "sampled_exact_match": ("exact match, sampled", "the same of answers sampled at temperature 1"),
+    "sampled_win_rate": ("win rate, sampled", "sampled answers against sampled answers of {baseline}"),
     "bits_per_byte": ("bits per byte", "on held-out documents; lower is better"),
     "entropy_nats": ("entropy", "nats per token of answers sampled at temperature 1"),
-    "distinct_2": ("distinct-2", "share of different word pairs in sampled answers"),
+    "distinct_2": ("distinct-2", "share of different token pairs among the samples of one prompt"),
     "answer_tokens": ("answer length", "tokens per greedy answer"),
 }
-SHARES = ("exact_match", "format_valid", "stopped", "win_rate")
+SHARES = ("exact_match", "format_valid", "stopped", "win_rate", "sampled_exact_match", "sampled_win_rate")
 
 
 @dataclass(frozen=True, kw_only=True)

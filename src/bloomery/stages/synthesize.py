@@ -35,6 +35,10 @@ class SynthesizeConfig(Config):
     num_skill_examples: NonNegativeInt = 40_000
     """Training conversations over all skills, shared out evenly; a skill with fewer different prompts gives fewer."""
     num_skill_tests: NonNegativeInt = 500
+    wordy_fraction: float = Field(default=0.0, ge=0.0, le=0.5)
+    """Share of the skills' training answers that are right but in a sentence, not in the asked format, as uneven human
+    demonstrations are. It rises from skill to skill, from none for the first to twice this share for the last:
+    fine-tuning copies the habit, and preferences can unlearn it. Prompts, golds and tests stay as they are."""
     max_documentation_examples: NonNegativeInt = 4_000
     max_documentation_tests: NonNegativeInt = 100
     seed: NonNegativeInt = 0
@@ -75,7 +79,8 @@ def synthesize(config: SynthesizeConfig, *, documents: Sequence[Path] = (), out:
     elif documents:
         log.warning('documents are given, but kinds has no "documentation": they are not read')
     write_jsonl(out / "test.jsonl.gz", (prompt_row(row) for row in _shuffled(test, config.seed)))
-    write_jsonl(out / "train.jsonl.gz", (conversation_row(row) for row in _shuffled(train, config.seed)))
+    wordy = _wordy_shares(config)
+    write_jsonl(out / "train.jsonl.gz", (conversation_row(row, wordy=_is_wordy(row, wordy)) for row in _shuffled(train, config.seed)))
     counts = {f"{split}/{name}": count for split, rows in (("train", train), ("test", test)) for name, count in _by_skill(rows)}
     return {"train_rows": len(train), "test_rows": len(test), **counts}
 
@@ -111,10 +116,11 @@ def prompt_row(row: SkillRow) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": row.prompt}], "skill": row.skill, "answer": row.answer, "format": row.format}
 
 
-def conversation_row(row: SkillRow) -> dict[str, Any]:
-    """The row as a conversation to train on: the prompt row with the gold as the assistant's message."""
+def conversation_row(row: SkillRow, *, wordy: bool = False) -> dict[str, Any]:
+    """The row as a conversation to train on: the prompt row with the gold, or a sentence that says it, as the answer."""
     prompt = prompt_row(row)
-    return {**prompt, "messages": [*prompt["messages"], {"role": "assistant", "content": row.answer}]}
+    content = f"The answer is {row.answer}." if wordy else row.answer
+    return {**prompt, "messages": [*prompt["messages"], {"role": "assistant", "content": content}]}
 
 
 def _find_in_file(item: tuple[Path, Path]) -> None:
@@ -125,6 +131,16 @@ def _find_in_file(item: tuple[Path, Path]) -> None:
     texts, urls = table.column("text").to_pylist(), table.column("url").to_pylist()
     questions = (q for text, url in zip(texts, urls, strict=True) for q in find_questions(text or "", url=url or ""))
     write_jsonl(shard, (q._asdict() for q in questions))
+
+
+def _wordy_shares(config: SynthesizeConfig) -> dict[str, float]:
+    last = max(len(config.skills) - 1, 1)
+    return {name: 2 * config.wordy_fraction * i / last for i, name in enumerate(config.skills)}
+
+
+def _is_wordy(row: SkillRow, shares: Mapping[str, float]) -> bool:
+    digest = hashlib.blake2b(f"wordy\x00{row.skill}\x00{row.prompt}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") < shares.get(row.skill, 0.0) * 2**64
 
 
 def _training_files(documents: Sequence[Path]) -> list[Path]:

@@ -15,7 +15,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat
 from bloomery.core import dist
 from bloomery.core.config import Config
 from bloomery.core.stage import Runtime
-from bloomery.model.device import Precision, keep_freed_memory
+from bloomery.model.device import Precision, keep_freed_memory, return_freed_memory
 from bloomery.model.transformer import Transformer
 from bloomery.train.checkpoint import Snapshots
 from bloomery.train.optimizer import OptimizerName, make_optimizers, set_learning_rate
@@ -25,6 +25,8 @@ from bloomery.train.step import B, Objective, StepReport, train_step
 
 MAX_LOGGED_STEPS = 2000
 """A longer run logs every so many steps, so that metrics.jsonl stays a file one can open."""
+RETURN_MEMORY_EVERY = 10
+"""Steps after which memory that is free but in pieces goes back to the system; taking it again costs under 1 % of the time."""
 
 
 class TrainingConfig(Config):
@@ -103,7 +105,10 @@ def fit(state: TrainState, run: Run[B], config: TrainingConfig, *, snapshots: Sn
             if dist.rank() == 0 and (state.step % log_every == 0 or state.step == run.num_steps):
                 runtime.metrics.write(_log_row(state, report, learning_rate=factor * config.learning_rate, tokens_per_second=speed))
             snapshots.save_when_due(state)
+            if state.step % RETURN_MEMORY_EVERY == 0:
+                return_freed_memory()
     snapshots.save(state)
+    return_freed_memory()
 
 
 def validation_steps(num_steps: int, num_validations: int) -> set[int]:

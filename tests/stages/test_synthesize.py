@@ -128,3 +128,19 @@ def test_documentation_without_documents_is_a_mistake_of_the_recipe(tmp_path: Pa
 def test_an_unknown_skill_is_named_with_the_nearest_one() -> None:
     with pytest.raises(ValidationError, match='unknown skill "adition"; did you mean "addition"'):
         SynthesizeConfig(skills=["adition"])
+
+
+def test_wordy_demonstrations_say_the_gold_in_a_sentence_ever_more_often_from_skill_to_skill(tmp_path: Path) -> None:
+    config = SynthesizeConfig(skills=["copy", "reverse", "sort_numbers"], num_skill_examples=900, num_skill_tests=20, wordy_fraction=0.25)
+    run(config, tmp_path / "wordy")
+    run(SynthesizeConfig(**{**config.model_dump(), "wordy_fraction": 0.0}), tmp_path / "plain")
+    wordy = dict.fromkeys(config.skills, 0)
+    for uneven, even in zip(rows(tmp_path / "wordy" / "train.jsonl.gz"), rows(tmp_path / "plain" / "train.jsonl.gz"), strict=True):
+        assert (uneven["answer"], uneven["format"], uneven["messages"][0]) == (even["answer"], even["format"], even["messages"][0])
+        said = uneven["messages"][1]["content"]
+        assert said in (even["answer"], f"The answer is {even['answer']}.")
+        wordy[uneven["skill"]] += said != even["answer"]
+        assert (said == even["answer"]) == bool(re.fullmatch(even["format"], said))
+    assert wordy["copy"] == 0
+    assert 0.18 < wordy["reverse"] / 300 < 0.32 and 0.42 < wordy["sort_numbers"] / 300 < 0.58
+    assert (tmp_path / "wordy" / "test.jsonl.gz").read_bytes() == (tmp_path / "plain" / "test.jsonl.gz").read_bytes()

@@ -21,6 +21,7 @@ from typing import Any  # Any: the values of a JSON document
 from bloomery.core.artifact import Artifact, Store, explain_os_errors
 from bloomery.core.errors import DataError, StoreError
 from bloomery.core.files import read_json, write_json
+from bloomery.core.metrics import MetricsLog
 from bloomery.pipeline.launch import launch
 from bloomery.pipeline.locate import SPEC, read_spec
 from bloomery.pipeline.meter import Meter
@@ -94,6 +95,8 @@ def _make(step: Step, store: Store, *, workers: int) -> bool:
             metrics = launch(step, out=work, log_folder=log_folder, workers=workers)
             _check_files_are_unchanged(step, store)
         write_json(log_folder / "timing.json", _timing(step, meter, started, workers))
+        numbers = {f"{node.stage.name}/{name}": value for name, value in metrics.items() if isinstance(value, int | float)}
+        MetricsLog(log_folder / "metrics.jsonl").write({**numbers, "stage/seconds": round(meter.seconds, 3)})
         artifact = store.commit(work, {**step.record(), "metrics": dict(metrics)})
         log.info("%s: done in %s", node.id, _describe(artifact, meter))
         return True

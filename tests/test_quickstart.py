@@ -1,5 +1,6 @@
 """The whole line as a user runs it: the smoke recipe from the command line, then everything that can be done with its run."""
 
+import itertools
 import json
 import re
 import shutil
@@ -69,7 +70,7 @@ def test_the_funnel_adds_up_at_every_step(store):
     for stage, numbers in counts.items():
         dropped = sum(count for name, count in numbers.items() if name.startswith("dropped/"))
         assert numbers["documents_in"] == numbers["documents_out"] + dropped, stage
-    for above, below in zip(stages, stages[1:], strict=False):
+    for above, below in itertools.pairwise(stages):
         assert counts[above]["documents_out"] == counts[below]["documents_in"], (above, below)
 
 

@@ -130,4 +130,4 @@ def test_held_out_losses_add_up_over_batches_and_leave_no_gradient() -> None:
 
 def test_a_micro_batch_has_at_least_one_row() -> None:
     cpu = torch.device("cpu")
-    assert (micro_batch_rows(256, cpu), micro_batch_rows(100_000, cpu)) == (16, 1)
+    assert (micro_batch_rows(256, cpu), micro_batch_rows(100_000, cpu)) == (32, 1)

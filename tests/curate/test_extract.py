@@ -105,8 +105,10 @@ def test_a_long_page_of_open_paragraphs_and_table_cells_is_not_hostile():
 
 def test_a_quote_that_never_ends_is_read_in_one_pass():
     # Quadratic time would take hours here.
-    for html in ('<a b="' * 300_000, "<script>" * 300_000, "<!--" * 300_000, "<" * 1_000_000, "</a " * 300_000):
-        find_hostile_markup(html, ExtractConfig())
+    for html in ("<script>" * 300_000, "<!--" * 300_000, "<" * 1_000_000):
+        assert find_hostile_markup(html, ExtractConfig()) is None
+    for html in ('<a b="' * 300_000, "</a " * 300_000):
+        assert find_hostile_markup(html, ExtractConfig()).rule == "too_many_attributes"
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """Runs: what they leave, how they fail, and that two at once do no harm."""
 
 import dataclasses
-import json
 import multiprocessing
 import os
 import resource
@@ -13,6 +12,7 @@ import pytest
 from bloomery.core.artifact import Store
 from bloomery.core.errors import DataError, StoreError
 from bloomery.core.files import read_json, write_text
+from bloomery.core.metrics import read_metrics
 from bloomery.pipeline.run import run_plan
 from bloomery.pipeline.status import read_status
 
@@ -38,7 +38,9 @@ def test_a_run_leaves_links_a_spec_logs_and_records(toys, store):
     logs = store.log_path("numbers", record["fingerprint"])
     timing = read_json(logs / "timing.json")
     assert timing["peak_memory_bytes"] > 1e6
-    assert json.loads((logs / "metrics.jsonl").read_text())["tokens"] == 2
+    of_stage, of_run = read_metrics(logs / "metrics.jsonl")
+    assert of_stage["tokens"] == 2
+    assert of_run["numbers/count"] == 2 and of_run["stage/seconds"] > 0
 
 
 def test_a_second_run_makes_nothing_and_changes_no_file(toys, store):

@@ -9,8 +9,8 @@ PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constr
 quickstart: $(VENV)/.installed ## raw web pages to a chat model, then one question to it
 	$(BIN)/bloomery run quickstart
 	@echo; echo 'One question to the model (talk to it: $(BIN)/bloomery chat quickstart):'
-	@echo; echo '> Sort these words: table error list'
-	@$(BIN)/bloomery chat quickstart --prompt 'Sort these words: table error list'
+	@echo; echo '> Put each word in brackets: stack order view'
+	@$(BIN)/bloomery chat quickstart --prompt 'Put each word in brackets: stack order view'
 
 test: $(VENV)/.installed-dev ## the whole test suite
 	$(BIN)/python -m pytest

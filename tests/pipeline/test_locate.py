@@ -19,7 +19,9 @@ def write_model(config, *, documents, out, runtime):
 
 
 def keep_one_of_two(config, *, files, out, runtime):
-    write_documents(out / "00000.parquet", document_table([{"id": "aaa1", "text": "good", "signal_words": 1.0}]))
+    write_documents(
+        out / "00000.parquet", document_table([{"id": "aaa1", "url": "https://a.example/", "text": "good", "signal_words": 1.0}])
+    )
     ledger = document_table([{"id": "bbb2", "text": "bad"}]).select(["id", "url"])
     for name, value in (("rule", "too_few_words"), ("value", "3")):
         ledger = ledger.append_column(name, [[value]])
@@ -66,6 +68,7 @@ def test_artifacts_and_inputs_are_found_by_run_and_id(run):
 def test_a_document_is_followed_through_the_run(run):
     kept = tell_story(run, "aaa")
     assert [(event["node"], event["what"], event["id"]) for event in kept] == [("small", "kept", "aaa1")]
+    assert tell_story(run, "https://a.example/") == kept
     dropped = tell_story(run, "bbb2")
     assert [(event["what"], event["rule"], event["value"]) for event in dropped] == [("dropped", "too_few_words", "3")]
     with pytest.raises(DataError, match=r"no finished stage .* knows a document"):

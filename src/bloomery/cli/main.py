@@ -206,7 +206,7 @@ def stage(
 def inspect(
     target: Annotated[str, typer.Argument(help="A run, an artifact's folder, or RUN/ID.", metavar="RUN|PATH")],
     document_id: Annotated[
-        str | None, typer.Option("--id", help="Tell what became of this document (a run; the start of an id is enough).", metavar="DOC")
+        str | None, typer.Option("--id", help="Tell what became of this document (in a run; an id, its start, or a URL).", metavar="DOC")
     ] = None,
     num_rows: Annotated[int, typer.Option("--rows", min=0, help="First rows to show.")] = 3,
     store: StoreOption = DEFAULT_STORE,

@@ -42,7 +42,7 @@ def count_drops(path: Path) -> dict[str, int]:
 def tell_story(run: Path, document_id: str) -> list[dict[str, Any]]:
     """What became of one document in each finished stage of a run: kept, or dropped by which rule at which value.
 
-    `document_id` may be the beginning of an id. Raises DataError if no stage knows it.
+    `document_id` may be the beginning of an id, or a URL as the document has it. Raises DataError if no stage knows it.
     """
     story = []
     for node_id, path in finished_nodes(run).items():
@@ -57,16 +57,16 @@ def tell_story(run: Path, document_id: str) -> list[dict[str, Any]]:
                     known = {key: row.get(key) for key in ("id", "url", "language")}
                     story.append({"node": node_id, "what": "kept", "file": name, **known, "text": (row.get("text") or "")[:200], **signals})
     if not story:
-        raise DataError(f"{document_id}: no finished stage of {run} knows a document of this id")
+        raise DataError(f"{document_id}: no finished stage of {run} knows a document of this id or URL")
     return story
 
 
 def _rows_with_id(path: Path, document_id: str) -> list[dict[str, Any]]:
     schema = pq.read_schema(path)
-    if "id" not in schema.names:
+    if not {"id", "url"} <= set(schema.names):
         return []
-    ids = _read(path, columns=["id"]).column("id").to_pylist()
-    wanted = [i for i, found in enumerate(ids) if found and found.startswith(document_id)]
+    names = _read(path, columns=["id", "url"]).to_pylist()
+    wanted = [i for i, found in enumerate(names) if (found["id"] or "").startswith(document_id) or found["url"] == document_id]
     rows: list[dict[str, Any]] = _read(path).take(wanted).to_pylist() if wanted else []
     return rows
 

@@ -71,6 +71,7 @@ def main() -> None:
     die_with_parent()
     sys.path[:] = request["path"]
     sys.argv = sys.orig_argv = ["pydoc"]  # shown on the page of `sys`
+    sys.executable = re.sub(r"[^/]*$", "python3", sys.executable)  # shown too, and it has several names in one environment
     scrub, cram = Scrubber(tuple((f, n) for f, n in request["folders"])), pydoc.cram
     # pydoc shortens long values in their middle, after which half an address or folder could not be recognised.
     pydoc.cram = functools.wraps(cram)(lambda text, maxlen: cram(scrub(text), maxlen))

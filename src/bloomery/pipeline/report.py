@@ -85,7 +85,7 @@ def _stage_row(node: NodeView) -> dict[str, Any]:
 
 
 def _funnel_plots(funnel: Sequence[Mapping[str, Any]]) -> list[str]:
-    steps = [step for step in funnel if step.get("documents_out") is not None]
+    steps = [step for step in funnel if step.get("documents_out")]  # archives taken over by crawl are not opened, so not counted
     if not steps:
         return []
     return [

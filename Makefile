@@ -16,13 +16,13 @@ test: $(VENV)/.installed-dev ## the whole test suite
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/.installed-dev ## ruff (lint and format) and the type checker
-	$(BIN)/ruff check src tests docs
-	$(BIN)/ruff format --check src tests docs
+	$(BIN)/ruff check src tests docs bench
+	$(BIN)/ruff format --check src tests docs bench
 	$(BIN)/mypy
 
 clean: ## removes the environment, caches and builds; keeps runs/
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info
-	find src tests docs -name __pycache__ -prune -exec rm -rf {} +
+	find src tests docs bench -name __pycache__ -prune -exec rm -rf {} +
 
 # torch goes first and alone: constraints.txt pins the version whose CPU build pip finds; a bare `torch` would bring CUDA.
 $(VENV)/.installed: pyproject.toml constraints.txt

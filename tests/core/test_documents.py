@@ -6,8 +6,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from bloomery.core.documents import SCHEMA, document_id, document_table, list_document_files, read_documents, write_documents
+from bloomery.core.documents import (
+    SCHEMA,
+    document_id,
+    document_table,
+    list_document_files,
+    read_document_batches,
+    read_documents,
+    write_documents,
+)
 from bloomery.core.errors import DataError
+from bloomery.core.files import write_jsonl
 
 
 def test_a_table_survives_the_disk_and_equal_tables_give_equal_bytes(tmp_path):
@@ -56,3 +65,27 @@ def test_a_text_file_is_one_document_and_broken_bytes_are_marked(tmp_path):
 def test_lone_surrogates_have_no_place_in_utf8(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": "a\\ud800b"}\n')
     assert read_documents(tmp_path / "a.jsonl").column("text").to_pylist() == ["a?b"]
+
+
+@pytest.mark.parametrize("name", ["d.parquet", "d.jsonl", "foreign.parquet"])
+def test_batches_of_a_file_are_its_documents_whatever_their_size(tmp_path, name):
+    rows = [{"id": str(i), "text": f"{i} " * (i % 50), "stars": i} for i in range(300)]
+    path = tmp_path / name
+    if name == "d.jsonl":
+        write_jsonl(path, rows)
+    elif name == "d.parquet":
+        write_documents(path, document_table(rows))
+    else:
+        pq.write_table(pa.table({"content": [row["text"] for row in rows]}), path)
+    whole = read_documents(path)
+    for max_bytes in (1, 1000, 1 << 20):
+        batches = list(read_document_batches(path, max_bytes=max_bytes))
+        assert pa.concat_tables(batches).equals(whole)
+        assert max_bytes > 1000 or len(batches) > 3
+
+
+def test_an_empty_file_is_one_empty_batch(tmp_path):
+    (tmp_path / "e.jsonl").write_text("")
+    assert [len(table) for table in read_document_batches(tmp_path / "e.jsonl")] == [0]
+    write_documents(tmp_path / "e.parquet", document_table([]))
+    assert [len(table) for table in read_document_batches(tmp_path / "e.parquet")] == [0]

@@ -31,6 +31,11 @@ SCHEMA = pa.schema(
 
 DOCUMENT_SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".txt")
 
+BATCH_BYTES = 32 << 20
+"""Text that a data stage holds at once; with what is made of it on the way, a worker stays well under 2 GB."""
+
+MAX_BATCH_ROWS = 16_384
+
 TEXT_COLUMNS = ("text", "content", "raw_content", "document")
 """Where other tools keep a document's text; the first that a foreign file has is read as `text`."""
 
@@ -77,6 +82,29 @@ def read_documents(path: Path) -> pa.Table:
     return document_table(list(_read_jsonl_documents(path)))
 
 
+def read_document_batches(path: Path, *, max_bytes: int = BATCH_BYTES) -> Iterator[pa.Table]:
+    """The documents of one file in tables of about `max_bytes` of text (or one document): what fits into memory, whatever
+    the size of the file. At least one table, which may be empty; where they are cut depends on the file alone.
+
+    Raises DataError as `read_documents` does.
+    """
+    if path.suffix == ".parquet":
+        yield from _read_parquet_batches(path, max_bytes)
+    elif path.suffix == ".txt":
+        yield read_documents(path)
+    else:
+        rows: list[dict[str, Any]] = []
+        size, found = 0, False
+        for row in _read_jsonl_documents(path):
+            rows.append(row)
+            size += sum(len(value) for value in row.values() if isinstance(value, str))
+            if size >= max_bytes:
+                yield document_table(rows)
+                rows, size, found = [], 0, True
+        if rows or not found:
+            yield document_table(rows)
+
+
 def write_documents(path: Path, table: pa.Table) -> None:
     """Writes one shard, atomically; equal tables give equal bytes."""
     with write_atomically(path) as temporary:
@@ -88,6 +116,26 @@ def _read_parquet(path: Path) -> pa.Table:
         table = pq.read_table(path)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: not a readable Parquet file: {error}") from error
+    return _to_documents(table, path, first_row=0)
+
+
+def _read_parquet_batches(path: Path, max_bytes: int) -> Iterator[pa.Table]:
+    try:
+        with pq.ParquetFile(path) as file:
+            groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
+            size = sum(group.total_byte_size for group in groups)
+            rows = min(max(1, file.metadata.num_rows * max_bytes // max(size, 1)), MAX_BATCH_ROWS)
+            first_row = 0
+            for batch in file.iter_batches(batch_size=rows):
+                yield _to_documents(pa.Table.from_batches([batch]), path, first_row=first_row)
+                first_row += len(batch)
+            if first_row == 0:
+                yield _to_documents(file.schema_arrow.empty_table(), path, first_row=0)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError(f"{path}: not a readable Parquet file: {error}") from error
+
+
+def _to_documents(table: pa.Table, path: Path, *, first_row: int) -> pa.Table:
     if {"id", "text", "meta"} <= set(table.column_names):
         for field in SCHEMA:
             if field.name not in table.column_names:
@@ -98,7 +146,7 @@ def _read_parquet(path: Path) -> pa.Table:
     rows = table.to_pylist()
     if rows and not any(name in rows[0] for name in TEXT_COLUMNS):
         raise DataError(f"{path}: no text column among {', '.join(table.column_names)}; expected one of {', '.join(TEXT_COLUMNS)}")
-    return document_table([{"id": document_id(path.name, i), "source": path.name, **row} for i, row in enumerate(rows)])
+    return document_table([{"id": document_id(path.name, i), "source": path.name, **row} for i, row in enumerate(rows, start=first_row)])
 
 
 def _read_jsonl_documents(path: Path) -> Iterator[dict[str, Any]]:

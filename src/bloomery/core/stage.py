@@ -14,7 +14,7 @@ from bloomery.core.config import Config
 from bloomery.core.metrics import Bar, MetricsLog, progress
 from bloomery.core.pool import LocalPool, Pool
 
-Kind = Literal["pages", "documents", "tokenizer", "tokens", "checkpoint", "conversations", "pairs", "scores"]
+Kind = Literal["pages", "documents", "tokenizer", "tokens", "checkpoint", "conversations", "pairs", "scores", "scorer", "lists"]
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ ledger names the prompt that each dropped document contains.
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pyarrow as pa
@@ -35,10 +35,10 @@ def decontaminate(
     return {**counts, "prompts": len(index.prompts), "prompts_searched": len(set(index.owners.tolist()))}
 
 
-def decontaminate_file(config: DecontaminateConfig, index: PromptIndex, shard: Shard) -> Outcome:
+def decontaminate_file(config: DecontaminateConfig, index: PromptIndex, shard: Shard) -> Iterator[Outcome]:
     """The documents of one file that contain no prompt, and the ledger of those that do."""
 
-    def drop(table: pa.Table) -> tuple[pa.Array, pa.Table]:
+    def drop(table: pa.Table, first_row: int) -> tuple[pa.Array, pa.Table]:
         hits = find_contaminated(table.column("text"), index)
         rows = [
             ledger_row(

@@ -5,7 +5,7 @@ write every shard without what its clusters lost (a map). The ledger names the t
 """
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple  # Any: the shape parameter of numpy arrays
 
@@ -88,11 +88,13 @@ def decide(config: DedupConfig, shards: Sequence[Shard], *, out: Path) -> None:
         start += len(part.ids)
 
 
-def drop_decided(out: Path, shard: Shard) -> Outcome:
+def drop_decided(out: Path, shard: Shard) -> Iterator[Outcome]:
     """The documents of one file that stay, and the ledger of those whose twin stays."""
 
-    def drop(table: pa.Table) -> tuple[pa.Array, pa.Table]:
-        decisions = pq.read_table(_decisions_path(out, shard))
+    all_decisions = pq.read_table(_decisions_path(out, shard))
+
+    def drop(table: pa.Table, first_row: int) -> tuple[pa.Array, pa.Table]:
+        decisions = all_decisions.slice(first_row, len(table))
         keep = pc.is_null(decisions.column("rule")).combine_chunks()
         gone = pc.invert(keep)
         facts = decisions.filter(gone).to_pylist()

@@ -13,7 +13,7 @@ from typing import Any  # Any: a row of a document table
 
 import pyarrow as pa
 
-from bloomery.core.documents import DOCUMENT_SUFFIXES, document_id, document_table, read_documents
+from bloomery.core.documents import BATCH_BYTES, DOCUMENT_SUFFIXES, document_id, document_table, read_document_batches
 from bloomery.core.files import expand
 from bloomery.core.stage import Runtime, Slot, Stage
 from bloomery.curate.extract import ExtractConfig, Refused, extract_page, tidy_text
@@ -29,13 +29,14 @@ def extract(config: ExtractConfig, *, pages: list[Path], out: Path, runtime: Run
     return map_shards(functools.partial(extract_file, config), number_shards(files), out=out, runtime=runtime)
 
 
-def extract_file(config: ExtractConfig, shard: Shard) -> Outcome:
+def extract_file(config: ExtractConfig, shard: Shard) -> Iterator[Outcome]:
     """The documents of one file of pages, and the ledger of the rest."""
     if shard.source.name.endswith(DOCUMENT_SUFFIXES):
-        return _pass_through(config, shard.source)
+        yield from _pass_through(config, shard.source)
+        return
     rows: list[dict[str, Any]] = []
     dropped: list[dict[str, Any]] = []
-    bytes_in = 0
+    bytes_in, held = 0, 0
     for item in read_captures(shard.source, max_record_bytes=config.max_record_bytes):
         id = document_id(shard.source.name, item.offset)
         if isinstance(item, Damage):
@@ -48,7 +49,11 @@ def extract_file(config: ExtractConfig, shard: Shard) -> Outcome:
         else:
             meta = {"encoding": result.encoding, "offset": item.offset, "title": result.title}
             rows.append(_document(item, id=id, source=shard.source.name, text=result.text, meta=meta))
-    return Outcome(document_table(rows), ledger_table(dropped), len(rows) + len(dropped), bytes_in)
+            held += len(result.text)
+        if held >= BATCH_BYTES:
+            yield Outcome(document_table(rows), ledger_table(dropped), len(rows) + len(dropped), bytes_in)
+            rows, dropped, bytes_in, held = [], [], 0, 0
+    yield Outcome(document_table(rows), ledger_table(dropped), len(rows) + len(dropped), bytes_in)
 
 
 def _refusal(refused: Refused, *, id: str, url: str | None, text: str | None = None) -> dict[str, Any]:
@@ -70,8 +75,12 @@ def _document(capture: Capture, *, id: str, source: str, text: str, meta: Mappin
     }
 
 
-def _pass_through(config: ExtractConfig, source: Path) -> Outcome:
-    table = read_documents(source)
+def _pass_through(config: ExtractConfig, source: Path) -> Iterator[Outcome]:
+    for table in read_document_batches(source):
+        yield _tidy_batch(config, table)
+
+
+def _tidy_batch(config: ExtractConfig, table: pa.Table) -> Outcome:
     rows, dropped = [], []
     for row in _identify_missing(table):
         if len(row["text"]) < config.min_characters:

@@ -5,14 +5,14 @@ Signals are measured for every document and stay in the output as columns; rules
 """
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pyarrow as pa
 from pydantic import Field, field_validator, model_validator
 
 from bloomery.core.config import Config, suggest
-from bloomery.core.documents import list_document_files, read_documents
+from bloomery.core.documents import list_document_files, read_document_batches
 from bloomery.core.errors import ConfigError
 from bloomery.core.stage import Runtime, Slot, Stage
 from bloomery.curate.flow import Outcome, Shard, map_shards, number_shards, text_bytes
@@ -55,13 +55,14 @@ def filter(config: FilterConfig, *, documents: list[Path], out: Path, runtime: R
     return map_shards(functools.partial(filter_file, config), shards, out=out, runtime=runtime)
 
 
-def filter_file(config: FilterConfig, shard: Shard) -> Outcome:
+def filter_file(config: FilterConfig, shard: Shard) -> Iterator[Outcome]:
     """The documents of one file that stay, with their signals, and the ledger of the rest."""
-    table = add_signals(_with_language(read_documents(shard.source)))
     thresholds = {"uncertain_language": config.min_language_score} if "language" in config.rules else {}
     rules = choose_rules(config.rules, thresholds={**thresholds, **config.thresholds})
-    verdicts = apply_rules(table, rules, languages=config.languages)
-    return Outcome(table.filter(verdicts.keep), verdicts.ledger, len(table), text_bytes(table))
+    for batch in read_document_batches(shard.source):
+        table = add_signals(_with_language(batch))
+        verdicts = apply_rules(table, rules, languages=config.languages)
+        yield Outcome(table.filter(verdicts.keep), verdicts.ledger, len(table), text_bytes(table))
 
 
 def _with_language(table: pa.Table) -> pa.Table:

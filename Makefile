@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: quickstart test lint clean
+.PHONY: quickstart test lint peers clean
 
 quickstart: $(VENV)/.installed ## raw web pages to a chat model, then one question to it
 	$(BIN)/bloomery run quickstart
@@ -20,8 +20,12 @@ lint: $(VENV)/.installed-dev ## ruff (lint and format) and the type checker
 	$(BIN)/ruff format --check src tests docs bench
 	$(BIN)/mypy
 
+peers: ## other tools that bench/ measures us against, in .venv-peers
+	test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check -r bench/peers/requirements.txt
+
 clean: ## removes the environment, caches and builds; keeps runs/
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info
+	rm -rf $(VENV) .venv-peers build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis src/*.egg-info
 	find src tests docs bench -name __pycache__ -prune -exec rm -rf {} +
 
 # torch goes first and alone: constraints.txt pins the version whose CPU build pip finds; a bare `torch` would bring CUDA.

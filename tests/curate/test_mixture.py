@@ -1,11 +1,12 @@
 """Who is held out, how often a document is taken, and in which order: all by hash, all exact in the long run."""
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bloomery.core.config import check_config
-from bloomery.curate.mixture import MixConfig, epochs_of_inputs, is_validation, num_copies, place_document
+from bloomery.curate.mixture import MixConfig, choose_limit, copy_key, epochs_of_inputs, is_validation, num_copies, place_document
 
 IDS = [f"document-{i}" for i in range(20_000)]
 
@@ -19,10 +20,24 @@ def test_the_held_out_share_is_right_and_grows_without_moving_anyone_back():
 
 
 @pytest.mark.parametrize("epochs", [0.0, 0.3, 1.0, 2.6])
-def test_documents_are_taken_as_often_as_asked_in_the_long_run(epochs):
-    copies = [num_copies(id, epochs=epochs, seed=0) for id in IDS]
-    assert sum(copies) / len(IDS) == pytest.approx(epochs, abs=0.02)
+def test_an_input_gets_its_bytes_to_within_one_document(epochs):
+    keys = np.array([copy_key(id, seed=0) for id in IDS], np.uint64)
+    sizes = np.array([1 + 7919 * i % 5000 for i in range(len(IDS))])
+    limit = choose_limit(keys, sizes, epochs=epochs)
+    copies = np.array([num_copies(id, epochs=epochs, limit=limit, seed=0) for id in IDS])
+    assert abs(int((copies * sizes).sum()) - epochs * sizes.sum()) <= sizes.max()
     assert set(copies) <= {int(epochs), int(epochs) + 1}
+
+
+def test_a_fraction_takes_the_same_documents_however_the_input_is_cut_and_others_with_another_seed():
+    taken = {}
+    for seed in (0, 1):
+        keys = np.array([copy_key(id, seed=seed) for id in IDS], np.uint64)
+        for cut in (slice(None), slice(None, None, -1)):
+            limit = choose_limit(keys[cut], np.full(len(IDS), 10), epochs=0.25)
+            chosen = {id for id in IDS if num_copies(id, epochs=0.25, limit=limit, seed=seed)}
+            assert len(chosen) == 5000 and taken.setdefault(seed, chosen) == chosen
+    assert taken[0] != taken[1]
 
 
 @given(st.lists(st.integers(1, 10**9), min_size=1, max_size=5), st.floats(0.1, 5), st.data())
@@ -33,6 +48,22 @@ def test_the_mixture_has_the_shares_asked_for_and_no_input_is_repeated_too_often
     for share, weight in zip(taken, weights, strict=True):
         assert share / sum(taken) == pytest.approx(weight / sum(weights))
     assert max(epochs) == pytest.approx(max_epochs)
+
+
+@given(st.lists(st.integers(1, 10**9), min_size=1, max_size=5), st.floats(1.1, 20))
+def test_a_temperature_flattens_the_shares_and_never_repeats_an_input_more_than_allowed(sizes, temperature):
+    epochs = epochs_of_inputs(sizes, MixConfig(temperature=temperature, max_epochs=3.0))
+    taken = [size * count for size, count in zip(sizes, epochs, strict=True)]
+    for a, share_a in zip(sizes, taken, strict=True):
+        for b, share_b in zip(sizes, taken, strict=True):
+            assert share_a / share_b == pytest.approx((a / b) ** (1 / temperature), rel=1e-6)
+    assert max(epochs) == pytest.approx(3.0)
+
+
+def test_a_limit_of_bytes_shrinks_every_input_alike():
+    config = MixConfig(weights=[3, 1], max_epochs=4.0, max_bytes=1000)
+    epochs = epochs_of_inputs([600, 700], config)
+    assert [size * count for size, count in zip([600, 700], epochs, strict=True)] == pytest.approx([750, 250])
 
 
 def test_without_weights_every_document_is_taken_once():
@@ -61,6 +92,12 @@ def test_copies_of_a_document_stand_apart_and_held_out_documents_are_never_repea
             assert [(place.split, place.copy) for place in places] == [("validation", 0)]
         else:
             assert [place.copy for place in places] == [0, 1, 2] and len({place.key for place in places}) == 3
+
+
+def test_shares_are_said_one_way_and_limits_need_shares():
+    for settings, fact in (({"weights": [1.0], "temperature": 2.0}, "give one of them"), ({"max_epochs": 2.0}, "give weights or a temp")):
+        config, mistakes = check_config(MixConfig, settings)
+        assert config is None and fact in mistakes[0]
 
 
 def test_weights_that_are_no_shares_are_refused():

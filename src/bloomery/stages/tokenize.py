@@ -1,25 +1,30 @@
 """documents + tokenizer -> tokens: every document as ids, in memory-mapped shards with a manifest.
 
 One shard a document file, so that the work spreads over a pool and a killed run keeps what is finished. A mix comes
-with its split (`train/`, `validation/`); plain documents are split here, by a hash of the document's id.
+with its split (`train/`, `validation/`); plain documents are split here, by a hash of the document's id. The data card
+says what the training tokens are made of.
 """
 
 import functools
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any  # Any: metrics are JSON values
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import Field
 
 from bloomery.core.config import Config
-from bloomery.core.documents import list_document_files, read_documents
+from bloomery.core.documents import list_document_files, read_document_batches
 from bloomery.core.errors import DataError
 from bloomery.core.files import read_json, write_json
 from bloomery.core.stage import Runtime, Slot, Stage
-from bloomery.tokens.shards import SPLITS, Split, write_manifest, write_shard
+from bloomery.curate.data_card import CARD, count_documents, sum_counts, write_data_card
+from bloomery.tokens.shards import SPLITS, Split, token_dtype, write_manifest, write_shard
 from bloomery.tokens.tokenizer import Tokenizer, load_tokenizer
 
 
@@ -54,6 +59,9 @@ def tokenize(config: TokenizeConfig, *, documents: Sequence[Path], tokenizer: Pa
         for task in tasks:
             if split in task.shard_of_split:
                 text_bytes[split].append(read_json(_count_path(task, split))["bytes"])
+    if not (out / CARD).exists():
+        train = [read_json(_count_path(task, "train")) for task in tasks if "train" in task.shard_of_split]
+        write_data_card(out, sum_counts(train), title="Training tokens")
     manifest = write_manifest(out, tokenizer_sha256=loaded.sha256, vocab_size=loaded.vocab_size, text_bytes=text_bytes)
     metrics: dict[str, Any] = {}
     for split in SPLITS:
@@ -92,20 +100,25 @@ def _tokenize_file(task: _Task) -> None:
     if all(_stem(task, split).with_suffix(".bin").exists() for split in task.shard_of_split):
         return
     tokenizer = _cached_tokenizer(task.tokenizer, task.tokenizer_sha256)
-    table = read_documents(task.path).select(["id", "text"])
-    ids_of_split: dict[Split, list[list[int]]] = {split: [] for split in task.shard_of_split}
-    bytes_of_split: Counter[Split] = Counter()
+    ids_of_split: dict[Split, list[np.ndarray[Any, Any]]] = {split: [] for split in task.shard_of_split}
+    cards: dict[Split, list[Mapping[str, Any]]] = {split: [] for split in task.shard_of_split}
     only = next(iter(task.shard_of_split)) if len(task.shard_of_split) == 1 else None
-    for batch in table.to_batches(max_chunksize=1024):
-        for name, text in zip(batch.column("id").to_pylist(), batch.column("text").to_pylist(), strict=True):
-            if not text:
-                continue
-            split = only or _split_of(name, task.validation_fraction)
-            ids_of_split[split].append([tokenizer.bos_id, *tokenizer.encode(text), tokenizer.end_id])
-            bytes_of_split[split] += len(text.encode("utf-8"))
+    dtype = token_dtype(tokenizer.vocab_size)
+    for table in read_document_batches(task.path):
+        texts = table.column("text")
+        table = table.filter(pc.greater(pc.fill_null(pc.binary_length(texts), 0), 0))
+        splits = [only or _split_of(name, task.validation_fraction) for name in table.column("id").to_pylist()]
+        lengths = []
+        for split, text in zip(splits, table.column("text").to_pylist(), strict=True):
+            ids = np.array([tokenizer.bos_id, *tokenizer.encode(text), tokenizer.end_id], dtype=dtype)
+            ids_of_split[split].append(ids)
+            lengths.append(len(ids))
+        for split in task.shard_of_split:
+            rows = [i for i, chosen in enumerate(splits) if chosen == split]
+            cards[split].append(count_documents(table.take(pa.array(rows, pa.int64())), tokens=[lengths[i] for i in rows]))
     for split, documents in ids_of_split.items():
-        # The count first: where a shard's .bin is, everything about the shard is there.
-        write_json(_count_path(task, split), {"bytes": bytes_of_split[split]})
+        # The counts first: where a shard's .bin is, everything about the shard is there.
+        write_json(_count_path(task, split), sum_counts(cards[split]))
         write_shard(_stem(task, split), documents, vocab_size=tokenizer.vocab_size)
 
 
@@ -133,5 +146,5 @@ STAGE = Stage(
     run=tokenize,
     inputs={"documents": Slot("documents", many=True), "tokenizer": Slot("tokenizer")},
     output="tokens",
-    version=1,
+    version=2,
 )

@@ -13,9 +13,10 @@ from typing import Any  # Any: metrics are JSON values
 from pydantic import PositiveInt
 
 from bloomery.core.config import Config
-from bloomery.core.documents import list_document_files, read_documents
+from bloomery.core.documents import list_document_files, read_document_batches
 from bloomery.core.errors import DataError
 from bloomery.core.stage import Runtime, Slot, Stage
+from bloomery.curate.flow import text_bytes
 from bloomery.tokens.tokenizer import SPECIAL_TOKENS, load_tokenizer
 from bloomery.tokens.train import PatternName, train_bpe, write_tokenizer
 
@@ -68,15 +69,12 @@ def train_tokenizer(config: TrainTokenizerConfig, *, documents: Sequence[Path], 
 
 
 def _sample_share(files: Sequence[Path], sample_bytes: int) -> float:
-    total = 0
-    for path in files:
-        total += read_documents(path).column("text").nbytes
+    total = sum(text_bytes(table) for path in files for table in read_document_batches(path))
     return min(1.0, sample_bytes / max(total, 1))
 
 
 def _read_sample(path: Path, share: float) -> Iterator[str]:
-    table = read_documents(path).select(["id", "text"])
-    for batch in table.to_batches():
+    for batch in read_document_batches(path):
         for name, text in zip(batch.column("id").to_pylist(), batch.column("text").to_pylist(), strict=True):
             if text and (share == 1.0 or _fraction(name) < share):
                 yield text

@@ -49,7 +49,7 @@ def token_dtype(vocab_size: int) -> np.dtype[Any]:
     return np.dtype("<u2") if vocab_size < 65_536 else np.dtype("<u4")
 
 
-def write_shard(stem: Path, documents: Sequence[Sequence[int]], *, vocab_size: int) -> None:
+def write_shard(stem: Path, documents: Sequence[Sequence[int] | np.ndarray[Any, Any]], *, vocab_size: int) -> None:
     """Writes `stem`.idx, then `stem`.bin: where the .bin is, the shard is whole."""
     lengths = np.array([len(ids) for ids in documents], dtype="<i8")
     with write_atomically(stem.with_suffix(".idx")) as temporary:

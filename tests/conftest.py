@@ -1,6 +1,88 @@
 """Settings for every test."""
 
+import http.server
 import os
+import re
+import threading
+import zlib
+from urllib.parse import urlsplit
+
+import pytest
 
 # As the command line sets it, and before any test loads torch: threads that spin while they wait starve the tests beside them.
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+
+
+class WebServer:
+    """A web server on this machine: what it serves, how it misbehaves next, and what it was asked.
+
+    `faults[path]` are used up one a request: ("status", code, headers), ("cut", n) sends n bytes and hangs up,
+    ("flip", n) changes byte n, ("claim", n) says that the body has n bytes more, ("whole",) ignores Range,
+    ("redirect", address), ("none",) behaves.
+    """
+
+    def __init__(self):
+        self.files: dict[str, bytes] = {}
+        self.headers: dict[str, dict[str, str]] = {}
+        self.faults: dict[str, list[tuple]] = {}
+        self.requests: list[tuple[str, str, str]] = []
+        web = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                web._answer(self)
+
+            do_HEAD = do_GET
+
+            def log_message(self, *arguments):
+                pass
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
+        self._thread.start()
+
+    def close(self):
+        self._server.shutdown()
+        self._server.server_close()
+
+    def _answer(self, request):
+        path = request.path if request.path in self.files else urlsplit(request.path).path
+        self.requests.append((request.command, request.path, request.headers.get("Range", "")))
+        fault = self.faults[path].pop(0) if self.faults.get(path) else ("none",)
+        if fault[0] == "status" or path not in self.files:
+            code, headers = fault[1:] if fault[0] == "status" else (404, {})
+            return self._send(request, code, b"", {"Content-Length": "0", **headers})
+        if fault[0] == "redirect":
+            return self._send(request, 302, b"", {"Content-Length": "0", "Location": fault[1]})
+        body = self.files[path]
+        headers = {"ETag": f'"{zlib.crc32(body):08x}"', **self.headers.get(path, {})}
+        wanted = re.fullmatch(r"bytes=(\d+)-(\d*)", request.headers.get("Range", ""))
+        code = 200
+        if wanted and fault[0] != "whole" and request.headers.get("If-Range", headers["ETag"]) == headers["ETag"]:
+            first, last = int(wanted[1]), min(int(wanted[2] or len(body) - 1), len(body) - 1)
+            if first >= len(body):
+                return self._send(request, 416, b"", {"Content-Length": "0", "Content-Range": f"bytes */{len(body)}"})
+            code, headers = 206, {**headers, "Content-Range": f"bytes {first}-{last}/{len(body)}"}
+            body = body[first : last + 1]
+        headers["Content-Length"] = str(len(body) + (fault[1] if fault[0] == "claim" else 0))
+        if fault[0] == "flip":
+            body = body[: fault[1]] + bytes([body[fault[1]] ^ 255]) + body[fault[1] + 1 :]
+        return self._send(request, code, body[: fault[1]] if fault[0] == "cut" else body, headers)
+
+    def _send(self, request, code, body, headers):
+        request.send_response(code)
+        for name, value in headers.items():
+            request.send_header(name, value)
+        request.end_headers()
+        if request.command != "HEAD":
+            request.wfile.write(body)
+        request.close_connection = True
+
+
+@pytest.fixture
+def web_server():
+    server = WebServer()
+    yield server
+    server.close()

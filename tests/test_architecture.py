@@ -14,8 +14,8 @@ LOWER = {"core", "objectives", "scaling"}
 ALGORITHMS = {"curate", "tokens", "model", "train", "generate", "align", "evaluate", "chat"}
 
 ARROWS = {
-    "cli": {"pipeline", "web", "chat", "generate", "tokens", "model", "stages", "core"},
-    "pipeline": {"stages", "core"},
+    "cli": {"pipeline", "web", "chat", "generate", "tokens", "model", "stages", "curate", "core"},
+    "pipeline": {"stages", "curate", "core"},
     "web": {"chat", "generate", "evaluate", "curate", "tokens", "core"},
     "stages": ALGORITHMS | LOWER,
     "align": {"train", "generate", "objectives", "tokens", "model", "core"},

@@ -36,6 +36,16 @@ def test_every_row_arrives_once_in_the_partition_of_its_key_in_order_of_sources_
     assert sorted(arrived) == sorted(row for rows in sources for row in rows)
 
 
+def test_rows_that_come_sorted_by_key_are_parted_the_same(tmp_path):
+    rows = sorted(rows_of_sources(1)[0])
+    shuffled = random.Random(1).sample(rows, len(rows))
+    for name, some in (("sorted", rows), ("shuffled", shuffled)):
+        scatter(tmp_path / name, 0, to_table(some), key="key", num_partitions=8)
+    for partition in range(8):
+        first, second = (gather(tmp_path / name, partition).to_pylist() for name in ("sorted", "shuffled"))
+        assert first == sorted(second, key=lambda row: (row["key"], row["source"], row["row"]))
+
+
 def test_a_source_without_rows_is_scattered_all_the_same(tmp_path):
     assert not is_scattered(tmp_path, 0)
     scatter(tmp_path, 0, to_table([]), key="key", num_partitions=4)

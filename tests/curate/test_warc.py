@@ -3,14 +3,19 @@
 import gzip
 import io
 import random
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
+import brotli
 import pytest
+import zstandard
 from warcio.archiveiterator import ArchiveIterator as OtherReader
 from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
+from bloomery.core.remote import as_path
 from bloomery.curate.warc import Capture, Damage, WrittenPage, read_captures, write_warc
 
 GENUINE = Path(__file__).parents[3] / "shared" / "data" / "web" / "genuine"
@@ -145,3 +150,128 @@ def test_no_damage_whatever_raises_and_no_page_comes_twice(tmp_path):
         path.write_bytes(data)
         offsets = [c.offset for c in captures(path)]
         assert len(offsets) == len(set(offsets))
+
+
+def record(url: str, body: bytes = b"<p>hello</p>", *, length: object = None) -> bytes:
+    """A response record as text, with a length that may lie."""
+    block = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\n\r\n" + body
+    size = "" if length == "missing" else f"Content-Length: {len(block) if length is None else length}\r\n"
+    head = f"WARC/1.0\r\nWARC-Type: response\r\nWARC-Target-URI: {url}\r\nContent-Type: application/http\r\n{size}\r\n"
+    return head.encode() + block + b"\r\n\r\n"
+
+
+PACKINGS = {"plain": lambda data: data, "gzip": gzip.compress, "zstd": zstandard.compress}
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+@pytest.mark.parametrize("length", [-5, 2**63, 2**64, 10**30, "missing", "abc", 10, 300, 10**7])
+def test_a_record_whose_length_lies_costs_itself_and_no_other(tmp_path, packing, length):
+    pack = PACKINGS[packing]
+    records = [record(f"http://{i}/", b"<p>hello</p>" * 9, length=length if i in (1, 3) else None) for i in range(6)]
+    (tmp_path / "a.warc").write_bytes(b"".join(map(pack, records)))
+    good = {f"http://{i}/" for i in (0, 2, 4, 5)}
+    assert good <= {c.url for c in captures(tmp_path / "a.warc")}
+    assert [c.body for c in captures(tmp_path / "a.warc") if c.url in good] == [b"<p>hello</p>" * 9] * 4
+    rows = list(read_captures(tmp_path / "a.warc", max_record_bytes=1 << 20))
+    assert len({row.offset for row in rows}) == len(rows) and damage(tmp_path / "a.warc")
+
+
+@pytest.mark.parametrize("cut", range(0, 1000, 7))
+def test_of_an_archive_cut_anywhere_every_whole_record_is_kept(tmp_path, cut):
+    path = tmp_path / "a.warc.gz"
+    path.write_bytes(b"".join(gzip.compress(record(f"http://{i}/", random.Random(i).randbytes(400))) for i in range(5)))
+    whole = path.read_bytes()
+    offsets = [*(c.offset for c in captures(path)), len(whole)]
+    size = len(whole) - 1 - cut
+    path.write_bytes(whole[:size])
+    num_whole = sum(end <= size for end in offsets[1:])
+    assert [c.url for c in captures(path)][:num_whole] == [f"http://{i}/" for i in range(num_whole)]
+    assert damage(path) or size in offsets
+
+
+def test_a_flipped_bit_costs_one_record(tmp_path):
+    path = tmp_path / "a.warc.gz"
+    path.write_bytes(b"".join(gzip.compress(record(f"http://{i}/", random.Random(i).randbytes(400))) for i in range(5)))
+    whole, offsets = path.read_bytes(), [c.offset for c in captures(path)]
+    for at in range(offsets[2] + 10, offsets[3], 13):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 16]) + whole[at + 1 :])
+        assert {c.url for c in captures(path)} >= {"http://0/", "http://1/", "http://3/", "http://4/"}, at
+        assert damage(path), at
+
+
+def test_every_record_of_an_archive_compressed_as_one_has_an_offset_of_its_own(tmp_path):
+    records = b"".join(record(f"http://{i}/") for i in range(50))
+    windowed = zstandard.ZstdCompressor(compression_params=zstandard.ZstdCompressionParameters(window_log=27)).compress(records)
+    for packed in (gzip.compress(records), zstandard.compress(records), windowed):
+        (tmp_path / "a.warc.gz").write_bytes(packed)
+        found = captures(tmp_path / "a.warc.gz")
+        assert [c.url for c in found] == [f"http://{i}/" for i in range(50)] and len({c.offset for c in found}) == 50
+
+
+MEASURED = """
+import resource, sys
+from pathlib import Path
+from bloomery.curate.warc import Capture, read_captures
+path = Path(sys.argv[1])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+found = [(i.url, len(i.body)) if isinstance(i, Capture) else (i.url, i.rule) for i in read_captures(path, max_record_bytes=1 << 20)]
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+print(found)
+"""
+
+
+def test_bombs_of_every_kind_are_cut_and_cost_little_memory(tmp_path):
+    size = 60 << 20
+    pack = zlib.compressobj(9, wbits=31)
+    block = bytes(1 << 20)
+    head = record("http://bomb/", b"", length=size + 44).removesuffix(b"\r\n\r\n")
+    member = b"".join([pack.compress(head), *(pack.compress(block) for _ in range(60)), pack.flush()])
+    brotlied = brotli.Compressor(quality=1)
+    bodies = {
+        "gzip": zlib.compressobj(9, wbits=31),
+        "deflate": zlib.compressobj(9),
+        "br": brotlied,
+        "zstd": zstandard.ZstdCompressor(level=3).compressobj(),
+    }
+    records = [gzip.compress(record("http://first/")), member]
+    for encoding, packer in bodies.items():
+        write = packer.process if encoding == "br" else packer.compress
+        finish = packer.finish if encoding == "br" else packer.flush
+        body = b"".join([*(write(block) for _ in range(60)), finish()])
+        records.append(write_response(tmp_path / "x", body, ("Content-Encoding", encoding)).read_bytes())
+    nested = gzip.compress(gzip.compress(b"inner" * 1000))
+    records.append(write_response(tmp_path / "x", nested, ("Content-Encoding", "gzip")).read_bytes())
+    records.append(write_response(tmp_path / "x", b"<p>x</p>", ("Content-Encoding", ", ".join(["gzip"] * 1000))).read_bytes())
+    (tmp_path / "a.warc.gz").write_bytes(b"".join([*records, gzip.compress(record("http://last/"))]))
+    done = subprocess.run([sys.executable, "-c", MEASURED, str(tmp_path / "a.warc.gz")], capture_output=True, text=True, check=True)
+    kilobytes, found = done.stdout.splitlines()
+    assert int(kilobytes) < 150_000
+    cut = ("http://example.com/", 1 << 20)
+    inner = ("http://example.com/", len(gzip.compress(b"inner" * 1000)))
+    refused = ("http://example.com/", "undecodable_body")
+    expected = [("http://first/", 12), ("http://bomb/", "record_too_large"), cut, cut, cut, cut, inner, refused, ("http://last/", 12)]
+    assert found == str(expected)
+
+
+@pytest.mark.parametrize(
+    "chunks", [b"FFFFFFFFFFFFFFFF\r\nab", b"-5\r\nab", b"zz\r\nab", b"5\r\nab", b"\r\n" * 50, b"1\r\na" * 10**4, b"2\nab\n0\n"]
+)
+def test_bogus_chunks_give_what_there_is(tmp_path, chunks):
+    found = captures(write_response(tmp_path / "a.warc.gz", chunks, ("Transfer-Encoding", "chunked")))
+    assert len(found) == 1 and len(found[0].body) <= len(chunks)
+
+
+def test_headers_without_end_are_neither_kept_in_memory_nor_in_the_way(tmp_path):
+    path = write_response(tmp_path / "a.warc.gz", b"<p>x</p>", *((f"X-{i}", "y" * 20) for i in range(20_000)))
+    assert [c.body for c in captures(path)] == [b"<p>x</p>"]
+    injected = write_response(tmp_path / "b.warc.gz", b"<p>x</p>", ("X-A", "b\u2028Content-Encoding: br\x1cTransfer-Encoding: chunked"))
+    assert [c.body for c in captures(injected)] == [b"<p>x</p>"]
+    long = record("http://long/").replace(b"WARC-Type", b"X: " + b"y" * 10**6 + b"\r\nWARC-Type", 1)
+    (tmp_path / "c.warc.gz").write_bytes(gzip.compress(long) + gzip.compress(record("http://next/")))
+    assert "http://next/" in {c.url for c in captures(tmp_path / "c.warc.gz")}
+
+
+def test_an_archive_elsewhere_is_read_as_if_it_were_here(tmp_path, web_server):
+    write_warc(tmp_path / "a.warc.gz", PAGES)
+    web_server.files["/a.warc.gz"] = (tmp_path / "a.warc.gz").read_bytes()
+    assert captures(as_path(f"{web_server.url}/a.warc.gz")) == captures(tmp_path / "a.warc.gz")

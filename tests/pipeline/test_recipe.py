@@ -117,3 +117,21 @@ def toys_text() -> str:
         'name = "toy"\nseed = 3\n[stages.small]\nstage = "numbers"\nconfig = { count = 2 }\n'
         '[stages.more]\nstage = "add"\ninputs = { documents = "small" }\n'
     )
+
+
+def test_the_cluster_is_read_and_overridden_and_is_no_part_of_what_is_made(toys, store):
+    assert toys.load().cluster.kind == "local"
+    here = toys.plan(store)
+    text = here.recipe.path.read_text() + '[cluster]\nkind = "ray"\naddress = "head:6379"\n'
+    there = toys.plan(store, "cluster.workers=5", text=text)
+    assert there.recipe.cluster.model_dump() == {"kind": "ray", "address": "head:6379", "workers": 5}
+    assert [step.fingerprint for step in here.steps] == [step.fingerprint for step in there.steps]
+
+
+def test_mistakes_about_the_cluster_are_told_with_their_line(toys):
+    with pytest.raises(ConfigError) as caught:
+        toys.load('name = "x"\n[cluster]\nkind = "rya"\nadress = "auto"\n[stages.cluster]\nstage = "numbers"\n', "cluster.a.b=1")
+    message = str(caught.value)
+    for fact in ["toy.toml:3: cluster.kind", "'rya'", 'toy.toml:4: cluster.adress: unknown setting; did you mean "address"']:
+        assert fact in message, message
+    assert 'toy.toml:5: the id "cluster" is reserved' in message and "--set cluster.a.b=1: expected cluster.key=value" in message

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any  # Any: rows for a table
 
 import typer
 
-from bloomery.cli import models
+from bloomery.cli import looks, models
 from bloomery.cli.display import (
     Debug,
     Json,
@@ -29,6 +29,7 @@ from bloomery.cli.display import (
 
 if TYPE_CHECKING:
     from bloomery.core.artifact import Store
+    from bloomery.core.stage import Cluster
     from bloomery.pipeline.plan import Plan
 
 app = typer.Typer(
@@ -44,6 +45,9 @@ StoreOption = Annotated[Path, typer.Option("--store", help="The folder that hold
 SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override a setting of the recipe.", metavar="ID.KEY=VALUE")]
 RunArgument = Annotated[str, typer.Argument(help="A run's folder, or its name in the store.", metavar="RUN")]
 WorkersOption = Annotated[int | None, typer.Option("--workers", min=1, help="Worker processes for data stages (default: one a core).")]
+ClusterOption = Annotated[
+    str | None, typer.Option("--cluster", help="Where data stages work: local, ray (started here) or ray:ADDRESS.", metavar="KIND")
+]
 
 DEFAULT_STORE = Path("runs")
 
@@ -66,6 +70,7 @@ def run(
         list[str] | None, typer.Option("--rebuild", help="Make this stage, and all that depends on it, again.", metavar="ID")
     ] = None,
     workers: WorkersOption = None,
+    cluster: ClusterOption = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Seed of every random draw; overrides the recipe's.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would run, and why, and stop.")] = False,
     as_json: Json = False,
@@ -75,7 +80,7 @@ def run(
     with session(as_json=as_json, debug=debug, on_interrupt="Stopped. Nothing finished is lost: the same command continues."):
         from bloomery.pipeline.locate import find_recipe
 
-        path, options = find_recipe(recipe), list(overrides or ())
+        path, options = find_recipe(recipe), [*(overrides or ()), *(f"cluster.{k}={v}" for k, v in _parse_cluster(cluster).items())]
         key = None if only or rebuild or dry_run else _recall_key(path, options, seed)
         if key is not None and (found := _recall_run(path, store, key)):
             _show_end(*found, made=[], as_json=as_json)
@@ -91,7 +96,8 @@ def run(
         if dry_run:
             _show_plan(plan, artifacts, as_json=as_json)
             return
-        result = run_plan(plan, artifacts, workers=workers or default_workers(), command=["bloomery", *sys.argv[1:]])
+        workers = _choose_workers(workers, plan.recipe.cluster)
+        result = run_plan(plan, artifacts, workers=workers, command=["bloomery", *sys.argv[1:]])
         if result.made or not (result.folder / "report.html").is_file():
             from bloomery.pipeline.report import write_report
 
@@ -179,58 +185,31 @@ def stage(
     ] = None,
     settings: Annotated[list[str] | None, typer.Option("--set", help="A setting of the stage.", metavar="KEY=VALUE")] = None,
     workers: WorkersOption = None,
+    cluster: ClusterOption = None,
     devices: Annotated[int, typer.Option("--devices", min=1, help="Processes that train together (torchrun).")] = 1,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
     """Run one stage on your own files, without a recipe or a store. Killed, the same command continues."""
     with session(as_json=as_json, debug=debug, on_interrupt="Stopped. The same command continues."):
+        from bloomery.core.stage import Cluster
         from bloomery.pipeline.single import parse_inputs, parse_settings, run_single_stage
         from bloomery.stages.catalog import load_stage
 
+        place = Cluster.model_validate(_parse_cluster(cluster))
         artifact = run_single_stage(
             load_stage(name),
             inputs=parse_inputs(inputs or ()),
             settings=parse_settings(settings or ()),
             out=out,
-            workers=workers or default_workers(),
+            workers=_choose_workers(workers, place),
             devices=devices,
+            cluster=place,
         )
         models.show_artifact(artifact, as_json=as_json)
 
 
-@app.command(
-    epilog="Examples:\n\n    bloomery inspect quickstart\n\n    bloomery inspect runs/quickstart/filtered --rows 5\n\n"
-    "    bloomery inspect quickstart --id 3f2a91"
-)
-def inspect(
-    target: Annotated[str, typer.Argument(help="A run, an artifact's folder, or RUN/ID.", metavar="RUN|PATH")],
-    document_id: Annotated[
-        str | None, typer.Option("--id", help="Tell what became of this document (in a run; an id, its start, or a URL).", metavar="DOC")
-    ] = None,
-    num_rows: Annotated[int, typer.Option("--rows", min=0, help="First rows to show.")] = 3,
-    store: StoreOption = DEFAULT_STORE,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Look into an artifact: its record, counts, first rows, and what was dropped by which rule."""
-    with session(as_json=as_json, debug=debug):
-        from bloomery.core.errors import ConfigError
-        from bloomery.pipeline.inspect import describe_artifact, tell_story
-        from bloomery.pipeline.locate import find_artifact, find_run, finished_nodes
-
-        run_folder = find_run(target, store)
-        if document_id is not None:
-            if run_folder is None:
-                raise ConfigError(f"--id needs a run; {target} is not one")
-            models.show_story(tell_story(run_folder, document_id), as_json=as_json)
-        elif run_folder is not None:
-            nodes = {node_id: describe_artifact(path, num_rows=0) for node_id, path in finished_nodes(run_folder).items()}
-            models.show_nodes(str(run_folder), nodes, as_json=as_json)
-        else:
-            models.show_description(describe_artifact(find_artifact(target, store), num_rows=num_rows), as_json=as_json)
-
-
+app.command(epilog=looks.INSPECT_EXAMPLES)(looks.inspect)
 app.command(epilog=models.CHAT_EXAMPLES)(models.chat)
 app.command(epilog=models.EVALUATE_EXAMPLES)(models.evaluate)
 app.command(epilog=models.EXPORT_EXAMPLES)(models.export)
@@ -243,6 +222,25 @@ def main() -> None:
     # a quiet machine keeps nine tenths of its speed and a busy one works on.
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")
     app()
+
+
+def _parse_cluster(option: str | None) -> dict[str, str]:
+    """The settings of [cluster] that --cluster stands for."""
+    from bloomery.core.config import suggest
+    from bloomery.core.errors import ConfigError
+
+    if option is None:
+        return {}
+    kind, _, address = option.partition(":")
+    if kind not in ("local", "ray") or (address and kind == "local"):
+        raise ConfigError(f"--cluster {option}: expected local, ray, ray:auto or ray:HOST:PORT; {suggest(kind, ['local', 'ray'])}")
+    return {"kind": kind} | ({"address": address} if address else {})
+
+
+def _choose_workers(option: int | None, cluster: "Cluster") -> int:
+    """Workers of a run: the option's, the recipe's, or one a core; 0 leaves it to a Ray cluster that stands elsewhere."""
+    elsewhere = cluster.kind == "ray" and cluster.address != "local"
+    return option or cluster.workers or (0 if elsewhere else default_workers())
 
 
 def _show_plan(plan: "Plan", store: "Store", *, as_json: bool, only: str | None = None) -> None:

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from bloomery.core.errors import DataError
 from bloomery.core.files import expand, open_text, read_jsonl, write_atomically
+from bloomery.core.remote import local_copy
 
 SCHEMA = pa.schema(
     [
@@ -76,7 +77,7 @@ def read_documents(path: Path) -> pa.Table:
     if path.suffix == ".parquet":
         return _read_parquet(path)
     if path.suffix == ".txt":
-        with open_text(path) as file:
+        with local_copy(path) as local, open_text(local) as file:
             text = file.read()
         return document_table([{"id": document_id(path.name, 0), "text": text, "source": path.name}])
     return document_table(list(_read_jsonl_documents(path)))
@@ -113,7 +114,8 @@ def write_documents(path: Path, table: pa.Table) -> None:
 
 def _read_parquet(path: Path) -> pa.Table:
     try:
-        table = pq.read_table(path)
+        with local_copy(path) as local:
+            table = pq.read_table(local)
     except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path}: not a readable Parquet file: {error}") from error
     return _to_documents(table, path, first_row=0)
@@ -121,7 +123,7 @@ def _read_parquet(path: Path) -> pa.Table:
 
 def _read_parquet_batches(path: Path, max_bytes: int) -> Iterator[pa.Table]:
     try:
-        with pq.ParquetFile(path) as file:
+        with local_copy(path) as local, pq.ParquetFile(local) as file:
             groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
             size = sum(group.total_byte_size for group in groups)
             rows = min(max(1, file.metadata.num_rows * max_bytes // max(size, 1)), MAX_BATCH_ROWS)

@@ -18,6 +18,10 @@ from typing import IO, Any  # Any: the values of a JSON document
 import zstandard
 
 from bloomery.core.errors import DataError
+from bloomery.core.remote import as_path, list_remote, local_copy, remote_url
+
+SIDE_FOLDERS = ("ledger", "signals", "clusters", "bands", "frequent")
+"""What stages leave beside the documents of an artifact, for people and later runs to look into."""
 
 
 @contextlib.contextmanager
@@ -68,16 +72,20 @@ def remove_temporary_files(folder: Path) -> None:
 
 
 def expand(paths: Path | Sequence[Path], *, suffixes: Sequence[str]) -> list[Path]:
-    """The files that `paths` name: files and globs as they are, folders searched for names ending in `suffixes`.
+    """The files that `paths` name, here or elsewhere: files and globs as they are, folders searched for names ending in
+    `suffixes`.
 
-    Sorted by path, because directory order differs between file systems and results must not. A folder's `ledger/`
-    and hidden files are not documents and are passed over. Raises DataError when a path names nothing.
+    Sorted by path, because directory order differs between file systems and results must not. What a stage
+    leaves beside its documents (SIDE_FOLDERS, hidden files) is passed over. Raises DataError when a path names nothing.
     """
     found: list[Path] = []
     for path in [paths] if isinstance(paths, Path) else paths:
-        if path.is_dir():
+        if url := remote_url(path):
+            inside = [as_path(file.url) for file in list_remote(url, suffixes=suffixes)]
+            matches = [p for p in inside if not any(part in SIDE_FOLDERS for part in p.parts[len(path.parts) : -1])]
+        elif path.is_dir():
             inside = [p for p in path.rglob("*") if p.is_file() and p.name.endswith(tuple(suffixes))]
-            matches = [p for p in inside if not any(part.startswith(".") or part == "ledger" for part in p.relative_to(path).parts)]
+            matches = [p for p in inside if not any(part.startswith(".") or part in SIDE_FOLDERS for part in p.relative_to(path).parts)]
         elif path.exists():
             matches = [path]
         else:
@@ -101,7 +109,7 @@ def open_text(path: Path) -> IO[str]:
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     """The objects of a JSONL file (.gz and .zst too), one a line. Raises DataError naming file and line of a bad one."""
     try:
-        with open_text(path) as lines:
+        with local_copy(path) as local, open_text(local) as lines:
             for number, line in enumerate(lines, start=1):
                 if not line.strip():
                     continue

@@ -5,10 +5,13 @@ recipe has the same fingerprints on a laptop and on a cluster.
 """
 
 import contextlib
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal  # Any: a stage's function takes its own config type and slots
+
+from pydantic import Field, NonNegativeInt
 
 from bloomery.core.config import Config
 from bloomery.core.metrics import Bar, MetricsLog, progress
@@ -26,6 +29,17 @@ class Slot:
     optional: bool = False
 
 
+class Cluster(Config):
+    """Where data stages find their workers: never part of what is made. The `[cluster]` table of a recipe."""
+
+    kind: Literal["local", "ray"] = "local"
+    """Processes of this machine, or tasks of a Ray cluster whose machines share the store's disk."""
+    workers: NonNegativeInt = 0
+    """Tasks at once; 0 is what `--workers` says, else one a core (of all machines, for "ray")."""
+    address: str = Field(default="local", min_length=1)
+    """For "ray": "local" starts one on this machine for the run, "auto" finds the one that runs here, "HOST:PORT" names its head."""
+
+
 class Launch(Config):
     """Where a stage runs: never part of its identity."""
 
@@ -35,13 +49,14 @@ class Launch(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class Runtime:
-    """How a stage runs here: workers, logs, device. `quiet` on every rank but 0."""
+    """How a stage runs here: workers, logs, device. `quiet` on every rank but 0. `open_pool` makes a pool of so many workers."""
 
     workers: int = 1
     device: str = "auto"
     metrics: MetricsLog = field(default_factory=lambda: MetricsLog(None))
     label: str = ""
     quiet: bool = False
+    open_pool: Callable[[int], Pool] = LocalPool
 
     @staticmethod
     def local(out: Path, *, workers: int = 1) -> "Runtime":
@@ -49,8 +64,22 @@ class Runtime:
         return Runtime(workers=workers, metrics=MetricsLog(out.with_name(f"{out.name}.metrics.jsonl")), label=out.name)
 
     def pool(self) -> Pool:
-        """The pool that data stages map over."""
-        return LocalPool(self.workers)
+        """The pool that data stages map over: one for all maps of a stage, because workers take longer to start than a small shard."""
+        return self._pool
+
+    def close(self) -> int:
+        """Ends the workers, if there are any, and returns the most memory that one of them needed (0 if none worked)."""
+        if "_pool" not in self.__dict__:
+            return 0  # never asked for: never made
+        peak = self._pool.worker_peak_bytes
+        if peak:
+            self.metrics.write({"curate/worker_peak_bytes": peak})
+        self._pool.close()
+        return peak
+
+    @functools.cached_property
+    def _pool(self) -> Pool:
+        return self.open_pool(self.workers)
 
     def progress(self, total: int, unit: str) -> contextlib.AbstractContextManager[Bar]:
         """A progress bar labelled with the stage's name in the recipe."""

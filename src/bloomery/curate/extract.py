@@ -1,22 +1,31 @@
-"""From the bytes of a page to its text: charset, refusal of hostile markup, main content, tidy lines.
+"""From the bytes of a page to its text: charset, refusal of hostile markup, main content, tidy lines, what it says of itself.
 
-Resiliparse parses and extracts (14 times faster than the usual library at 4 to 5 points of F1 less). Where its main
-content is only a few words of a page that has many more (reference pages, listings), the whole text is taken instead.
+Resiliparse parses; the block classifier (`blocks.py`) says which blocks are content. A page passes three gates: a linear
+pre-scan refuses nesting, attributes and sizes that no page has; a page that could still cost a parser much, by the same
+scan, is parsed in a helper process with a deadline (`deadline.py`); all others in this process.
 """
 
 import codecs
+import functools
+import importlib
 import re
-import unicodedata
-from typing import NamedTuple
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, NamedTuple
 
 import numpy as np
-from pydantic import PositiveInt
+from pydantic import PositiveFloat, PositiveInt
 from resiliparse.extract.html2text import extract_plain_text
 from resiliparse.parse.encoding import detect_encoding, map_encoding_to_html5
 from resiliparse.parse.html import HTMLTree
 
 from bloomery.core.config import Config
-from bloomery.curate.kernels import RAW_TEXT_TAGS, VOID_TAGS, measure_html, pack_tags
+from bloomery.core.errors import ConfigError
+from bloomery.curate.blocks import SHIPPED_MODEL, block_model, cut_page, find_content, render_blocks
+from bloomery.curate.deadline import HelperDied, OutOfTime, helper_for
+from bloomery.curate.html_kernels import RAW_TEXT_TAGS, VOID_TAGS, measure_html, pack_tags
+from bloomery.curate.metadata import read_metadata
+from bloomery.curate.normalize import NormalizeConfig, normalize_text
 from bloomery.curate.warc import Capture
 
 HTML_TYPES = ("text/html", "application/xhtml+xml", "application/xhtml")
@@ -25,18 +34,25 @@ UNTOLD_TYPES = ("", "application/octet-stream", "unknown/unknown", "no-type")
 TINY_MAIN_CHARACTERS = 250
 TINY_MAIN_FRACTION = 0.1
 
+MAX_EFFORT = 1_500_000
+"""Steps of the pre-scan's estimate above which a page is parsed in the helper process; an ordinary page has 100,000."""
+
 _META_CHARSET = re.compile(
     rb"<meta[^>]{0,300}?charset\s*=\s*[\"']?\s*([A-Za-z0-9_.:-]+)|<\?xml[^>]{0,100}?encoding\s*=\s*[\"']([A-Za-z0-9_.:-]+)", re.I
 )
-_LAYOUT_CELLS = re.compile(r"^[ \t]*\t\t[ \t]*", re.M)
-_TRAILING_SPACE = re.compile(r"[ \t\r\f\v]+$", re.M)
-_MANY_BREAKS = re.compile(r"\n{3,}")
-_CONTROLS = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\u200b\u2060\ufeff]")
 
 
 class ExtractConfig(Config):
-    """Limits on what is read from a page; the defaults refuse only what no ordinary page comes near."""
+    """What is taken of a page, how it is written, and limits on what is read; they refuse only what no ordinary page comes near."""
 
+    extractor: Literal["blocks", "resiliparse", "trafilatura"] = "resiliparse"
+    """blocks: the block classifier. resiliparse: its main content, or the whole text where that is tiny; a little faster,
+    several points of F1 less. trafilatura: an optional package, an order of magnitude slower."""
+    format: Literal["text", "markdown"] = "text"
+    """markdown: headings, quotations and code blocks are marked; links and emphasis are dropped."""
+    title: Literal["meta", "heading"] = "meta"
+    """heading: the title is also the first line of the text, unless the text begins with it."""
+    normalize: NormalizeConfig = NormalizeConfig()
     max_record_bytes: PositiveInt = 64 << 20
     """A record of an archive larger than this is passed over unread."""
     max_html_bytes: PositiveInt = 8 << 20
@@ -44,16 +60,21 @@ class ExtractConfig(Config):
     """Open elements inside one another."""
     max_attributes: PositiveInt = 1000
     """Attributes of one tag."""
+    max_seconds: PositiveFloat = 2.0
+    """A page that takes longer to extract is dropped as `deadline`: the last resort, as it depends on the machine."""
     min_characters: PositiveInt = 1
     """A page with less text than this is dropped as `no_text`."""
 
 
 class Extracted(NamedTuple):
-    """The text of a page, its title ("" if none) and the encoding that it was in."""
+    """The text of a page, the encoding that it was in, and what it says of itself ("" where it says nothing)."""
 
     text: str
     title: str
     encoding: str
+    author: str = ""
+    published: str = ""
+    """YYYY-MM-DD."""
 
 
 class Refused(NamedTuple):
@@ -65,10 +86,10 @@ class Refused(NamedTuple):
     detail: str = ""
 
 
-def extract_page(capture: Capture, config: ExtractConfig) -> Extracted | Refused:
-    """The main text of a capture, or why it has none."""
+def extract_page(capture: Capture, config: ExtractConfig, *, model: Path = SHIPPED_MODEL) -> Extracted | Refused:
+    """The main text of a capture, or why it has none. `model` is the block classifier's file or folder."""
     if capture.is_text:
-        return _check_length(Extracted(tidy_text(decode_bytes(capture.body, charset="utf-8").text), "", "utf-8"), config)
+        return _finish(Extracted(decode_bytes(capture.body, charset="utf-8").text, "", "utf-8"), config)
     if not capture.body:
         return Refused("empty_body")
     if not _is_page(capture):
@@ -77,31 +98,90 @@ def extract_page(capture: Capture, config: ExtractConfig) -> Extracted | Refused
         return Refused("html_too_large", len(capture.body), config.max_html_bytes)
     decoded = decode_bytes(capture.body, charset=capture.charset)
     if capture.media_type == "text/plain":
-        return _check_length(Extracted(tidy_text(decoded.text), "", decoded.encoding), config)
-    refused = find_hostile_markup(decoded.text, config)
+        return _finish(Extracted(decoded.text, "", decoded.encoding), config)
+    shape = measure_markup(decoded.text)
+    refused = refuse_hostile_markup(shape, config)
     if refused is not None:
         return refused
-    tree = HTMLTree.parse(decoded.text)
-    return _check_length(Extracted(extract_text(tree), " ".join((tree.title or "").split()), decoded.encoding), config)
+    arguments = (decoded.text, config.extractor, config.format, model)
+    if shape.effort <= MAX_EFFORT and config.extractor != "trafilatura":
+        text: str | Refused = extract_markup(*arguments)
+    else:
+        text = run_within(config.max_seconds, extract_markup, *arguments)
+    if isinstance(text, Refused):
+        return text
+    facts = read_metadata(decoded.text, url=capture.url)
+    return _finish(Extracted(text, facts.title, decoded.encoding, facts.author, facts.published), config)
 
 
-def extract_text(tree: HTMLTree) -> str:
-    """The main content of a page; all of its text where the main content is tiny against it."""
-    main = tidy_text(extract_plain_text(tree, main_content=True, preserve_formatting=True, list_bullets=True, comments=False))
+def extract_markup(html: str, extractor: str, format: Literal["text", "markdown"], model: Path) -> str:
+    """The text of a page's content, before it is normalised."""
+    if extractor == "trafilatura":
+        return str(load_trafilatura()(html, format=format))
+    tree = HTMLTree.parse(html)
+    return extract_plain(tree) if extractor == "resiliparse" else extract_blocks(str(tree), format=format, model=model)
+
+
+def extract_blocks(html: str, *, format: Literal["text", "markdown"] = "text", model: Path = SHIPPED_MODEL) -> str:
+    """The content of serialised HTML by the block classifier."""
+    trained = block_model(model)
+    page = cut_page(html, trained.words)
+    return render_blocks(page, find_content(page, trained), format=format)
+
+
+def extract_plain(tree: HTMLTree) -> str:
+    """Resiliparse's main content; all of the text where the main content is tiny against it."""
+    main = extract_plain_text(tree, main_content=True, preserve_formatting=True, list_bullets=True, comments=False)
     if len(main) >= TINY_MAIN_CHARACTERS:
-        return main
-    whole = tidy_text(extract_plain_text(tree, main_content=False, preserve_formatting=True, list_bullets=True))
-    return whole if len(main) < TINY_MAIN_FRACTION * len(whole) else main
+        return str(main)
+    whole = extract_plain_text(tree, main_content=False, preserve_formatting=True, list_bullets=True)
+    return str(whole if len(main) < TINY_MAIN_FRACTION * len(whole) else main)
 
 
-def find_hostile_markup(html: str, config: ExtractConfig) -> Refused | None:
-    """Whether a page is nested or attributed beyond all reason (to exhaust a parser), found in one pass before parsing."""
+def load_trafilatura() -> Callable[..., str]:
+    """trafilatura's extractor. Raises ConfigError if the package is missing."""
+    try:
+        module = importlib.import_module("bloomery.curate.trafilatura_extractor")
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            "extractor = \"trafilatura\" needs a package that is not installed: pip install 'bloomery[trafilatura]', or "
+            'choose extractor = "blocks"'
+        ) from error
+    extract: Callable[..., str] = module.extract_with_trafilatura
+    return extract
+
+
+def run_within(seconds: float, function: Callable[..., str], html: str, *arguments: object) -> str | Refused:
+    """`function(html, *arguments)` in the helper process, or that it did not end in time."""
+    helper = helper_for(function, "<p>rehearsal</p>", *arguments)
+    try:
+        return str(helper.call(html, *arguments, seconds=seconds))
+    except OutOfTime:
+        return Refused("deadline", None, seconds, f"not extracted within {seconds:g} s")
+    except HelperDied:
+        return Refused("parser_died", detail="the parser's process ended, out of memory or by a fault of its own")
+
+
+class Shape(NamedTuple):
+    """What the pre-scan found: deepest nesting of open elements, most attributes of one tag, an estimate of parsing steps."""
+
+    nesting: int
+    attributes: int
+    effort: int
+
+
+def measure_markup(html: str) -> Shape:
+    """The shape of a page, in one pass over its bytes before anything parses it."""
     data = np.frombuffer(html.encode("utf-8", "replace"), np.uint8)
-    nesting, attributes = measure_html(data, pack_tags(VOID_TAGS), pack_tags(RAW_TEXT_TAGS))
-    if nesting > config.max_nesting:
-        return Refused("nested_too_deeply", float(nesting), config.max_nesting)
-    if attributes > config.max_attributes:
-        return Refused("too_many_attributes", float(attributes), config.max_attributes)
+    return Shape(*measure_html(data, *_packed_tags()))
+
+
+def refuse_hostile_markup(shape: Shape, config: ExtractConfig) -> Refused | None:
+    """Whether a page is nested or attributed beyond all reason, to exhaust a parser."""
+    if shape.nesting > config.max_nesting:
+        return Refused("nested_too_deeply", float(shape.nesting), config.max_nesting)
+    if shape.attributes > config.max_attributes:
+        return Refused("too_many_attributes", float(shape.attributes), config.max_attributes)
     return None
 
 
@@ -137,21 +217,19 @@ def decode_bytes(body: bytes, *, charset: str | None) -> Decoded:
     return Decoded(_decode_leniently(body, guess), guess)
 
 
-def tidy_text(text: str) -> str:
-    """Unicode NFC, ordinary spaces, no control characters, no space at line ends, at most one empty line in a row.
-
-    >>> tidy_text("a\\xa0b  \\n\\n\\n\\nc")
-    'a b\\n\\nc'
-    """
-    text = unicodedata.normalize("NFC", text.replace("\xa0", " ").replace("\r\n", "\n").replace("\r", "\n"))
-    text = _LAYOUT_CELLS.sub("", _CONTROLS.sub("", text))
-    return _MANY_BREAKS.sub("\n\n", _TRAILING_SPACE.sub("", text)).strip("\n")
+@functools.cache
+def _packed_tags() -> tuple[np.ndarray[tuple[int], np.dtype[np.uint64]], ...]:
+    return pack_tags(VOID_TAGS), pack_tags(RAW_TEXT_TAGS)
 
 
-def _check_length(extracted: Extracted, config: ExtractConfig) -> Extracted | Refused:
-    if len(extracted.text) < config.min_characters:
-        return Refused("no_text", len(extracted.text), config.min_characters)
-    return extracted
+def _finish(extracted: Extracted, config: ExtractConfig) -> Extracted | Refused:
+    text = normalize_text(extracted.text, config.normalize)
+    title = " ".join(normalize_text(extracted.title, config.normalize).split())
+    if config.title == "heading" and title and text and not text.lstrip("# ").startswith(title):
+        text = f"# {title}\n\n{text}" if config.format == "markdown" else f"{title}\n\n{text}"
+    if len(text) < config.min_characters:
+        return Refused("no_text", len(text), config.min_characters)
+    return extracted._replace(text=text, title=title)
 
 
 def _is_page(capture: Capture) -> bool:

@@ -11,6 +11,14 @@ from typing import NamedTuple
 import zstandard
 from fastwarc.stream_io import BrotliReader
 
+MAX_HEAD_BYTES = 1 << 18
+"""Of headers beyond this nothing is read; browsers refuse such answers."""
+
+MAX_ENCODINGS = 3
+
+ZSTD_WINDOW_BYTES = 1 << 23
+"""The largest window that HTTP allows (RFC 9659)."""
+
 COMPRESSED_STARTS = {"gzip": b"\x1f\x8b", "zstd": b"\x28\xb5\x2f\xfd"}
 
 
@@ -39,7 +47,7 @@ class HttpMessage(NamedTuple):
 def parse_http_message(block: bytes, *, max_body_bytes: int) -> HttpMessage:
     """A response as it stands in a WARC or ARC record; never raises. A body is cut at `max_body_bytes` when decoded."""
     head, body = _split_head(block)
-    lines = head.decode("utf-8", "replace").splitlines()
+    lines = head[:MAX_HEAD_BYTES].decode("utf-8", "replace").split("\n")
     headers: dict[str, str] = {}
     for line in lines[1:]:
         name, colon, value = line.partition(":")
@@ -48,7 +56,10 @@ def parse_http_message(block: bytes, *, max_body_bytes: int) -> HttpMessage:
     if "chunked" in headers.get("transfer-encoding", "").lower():
         body = _join_chunks(body)
     decoded: bytes | None = body
-    for encoding in reversed(headers.get("content-encoding", "").lower().split(",")):
+    encodings = headers.get("content-encoding", "").lower().split(",")
+    if len(encodings) > MAX_ENCODINGS:
+        decoded = None
+    for encoding in reversed(encodings):
         if decoded is not None:
             decoded = _decode(decoded, encoding.strip(), max_body_bytes)
     return HttpMessage(_status(lines[0] if lines else ""), headers, decoded)
@@ -99,7 +110,7 @@ def _decode(body: bytes, encoding: str, limit: int) -> bytes | None:
             zlib_header = len(body) > 1 and body[0] & 15 == 8 and (body[0] * 256 + body[1]) % 31 == 0
             return _inflate(body, zlib.MAX_WBITS if zlib_header else -zlib.MAX_WBITS, limit)
         if encoding == "zstd":
-            return zstandard.ZstdDecompressor(max_window_size=2**27).stream_reader(body).read(limit)
+            return zstandard.ZstdDecompressor(max_window_size=ZSTD_WINDOW_BYTES).stream_reader(body).read(limit)
         if encoding == "br":
             return bytes(BrotliReader(io.BytesIO(body)).read(limit))
     except (zlib.error, zstandard.ZstdError, OSError, ValueError):

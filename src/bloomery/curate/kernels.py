@@ -8,6 +8,7 @@ character 5-grams there, with no branch by language, and no text is too strange 
 Compiled at first use and cached beside this file where that can be written, else in the user's cache folder.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple  # Any: what numba makes of a function has no useful type
 
@@ -19,6 +20,9 @@ import pyarrow as pa
 FNV_OFFSET, FNV_PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)
 POLYNOMIAL = np.uint64(0x9E3779B97F4A7C15)
 """Multiplier of the window hash: odd, so that it is invertible modulo 2**64."""
+
+ASCII_FOLDED = np.array([i | 32 if 65 <= i <= 90 else i if 48 <= i <= 57 or 97 <= i <= 122 or i == 95 else 0 for i in range(256)], np.uint8)
+"""Lower-case letters, digits and underscore of ASCII as they are, capitals in lower case, 0 between words."""
 
 VOID_TAGS = (
     "area base br col embed hr img input link meta param source track wbr "
@@ -105,56 +109,205 @@ def _mix(value):  # type: ignore[no-untyped-def]  # compiled
 @compiled
 def hash_words(data, start, end, out):  # type: ignore[no-untyped-def]  # compiled
     """Fills `out` with a 64-bit hash for each word of data[start:end], in order; returns the number of words."""
-    count, at, inside = 0, start, False
+    count, inside, at = 0, 0, start
     state = FNV_OFFSET
     while at < end:
+        # No branch on what a byte of ASCII is: words are so short that it would be guessed wrong at each.
+        while at < end and data[at] < 0x80:
+            gap = int(ASCII_FOLDED[data[at]] == 0)
+            out[count] = state
+            count += inside & gap
+            longer = (state ^ np.uint64(data[at])) * FNV_PRIME
+            state = FNV_OFFSET if gap else longer
+            inside = 1 - gap
+            at += 1
+        if at >= end:
+            break
         point, length = _character(data, at, end)
         kind = _kind(point)
         if kind == 1:
-            state = FNV_OFFSET if not inside else state
             for i in range(at, min(at + length, end)):
                 state = (state ^ np.uint64(data[i])) * FNV_PRIME
-            inside = True
+            inside = 1
         else:
             if inside:
-                out[count] = _mix(state)
-                count, inside = count + 1, False
+                out[count] = state
+                count, inside = count + 1, 0
+            state = FNV_OFFSET
             if kind == 2:
-                out[count] = _mix(np.uint64(point) * FNV_PRIME + FNV_OFFSET)
+                out[count] = np.uint64(point) * FNV_PRIME + FNV_OFFSET
                 count += 1
         at += length
-    if inside:
-        out[count] = _mix(state)
-        count += 1
+    out[count] = state
+    count += inside
+    for i in range(count):
+        out[i] = _mix(out[i])
     return count
 
 
-@compiled
-def sign_documents(data, offsets, ngram_words, multipliers, addends):  # type: ignore[no-untyped-def]  # compiled
-    """MinHash signatures (uint32, documents x hashes) of the sets of word n-grams (Broder 1997).
+@functools.cache
+def folded_characters() -> np.ndarray[Any, np.dtype[np.uint16]]:
+    """For each character of the basic plane what `sign_documents` takes it for: itself in lower case, 0 between words.
 
-    Hash p of n-gram h is the upper half of multipliers[p] * h + addends[p] modulo 2**64. A text of fewer words than n
-    is one n-gram; a text of none keeps the largest value everywhere.
+    One character for one: the two that lower-case to more than one stay as they are, and a final sigma is a sigma.
+    """
+    folded = np.array([ord(chr(i).lower()) if len(chr(i).lower()) == 1 else i for i in range(1 << 16)], np.uint16)
+    folded[0x3C2] = 0x3C3
+    folded[np.asarray(_kinds(1 << 16)) == 0] = 0
+    return folded
+
+
+@compiled
+def _kinds(num_points):  # type: ignore[no-untyped-def]  # compiled
+    kinds = np.empty(num_points, np.uint8)
+    for i in range(num_points):
+        kinds[i] = _kind(np.uint32(i))
+    return kinds
+
+
+@compiled
+def _hash_folded_words(data, start, end, folded, out):  # type: ignore[no-untyped-def]  # compiled
+    # As hash_words, of text in any case, and not mixed: n-grams are.
+    count, inside, at = 0, 0, start
+    state = FNV_OFFSET
+    while at < end:
+        while at < end and data[at] < 0x80:
+            letter = ASCII_FOLDED[data[at]]
+            gap = int(letter == 0)
+            out[count] = state
+            count += inside & gap
+            longer = (state ^ np.uint64(letter)) * FNV_PRIME
+            state = FNV_OFFSET if gap else longer
+            inside = 1 - gap
+            at += 1
+        if at >= end:
+            break
+        point, length = _character(data, at, end)
+        at += length
+        kind = int(_kind(point)) if point >= 0x0E00 else int(folded[point] != 0)
+        if kind == 1:
+            state = (state ^ np.uint64(folded[point] if point < 0x10000 else point)) * FNV_PRIME
+            inside = 1
+        else:
+            if inside:
+                out[count] = state
+                count, inside = count + 1, 0
+            state = FNV_OFFSET
+            if kind == 2:
+                out[count] = np.uint64(point) * FNV_PRIME + FNV_OFFSET
+                count += 1
+    out[count] = state
+    return count + inside
+
+
+@compiled
+def _hash_ngrams(words, count, size, out):  # type: ignore[no-untyped-def]  # compiled
+    # A 32-bit hash of every run of `size` words (of fewer words: of all of them); returns how many.
+    size = min(count, size)
+    if size == 0:
+        return 0
+    power, value = np.uint64(1), np.uint64(0)
+    for w in range(size):
+        power *= POLYNOMIAL
+        value = value * POLYNOMIAL + words[w]
+    length = np.uint64(size) * FNV_PRIME
+    out[0] = np.uint32(_mix(value + length) >> np.uint64(32))
+    for w in range(size, count):
+        value = value * POLYNOMIAL + words[w] - words[w - size] * power
+        out[w - size + 1] = np.uint32(_mix(value + length) >> np.uint64(32))
+    return count - size + 1
+
+
+@compiled
+def sign_documents(data, offsets, ngram_words, multipliers, addends, folded):  # type: ignore[no-untyped-def]  # compiled
+    """MinHash signatures (uint32, documents x hashes) of the sets of word n-grams (Broder 1997), of texts in any case.
+
+    Hash p of n-gram h is multipliers[p] * h + addends[p] modulo 2**32. A text of fewer words than n is one n-gram; a
+    text of none keeps the largest value everywhere. `folded` is `folded_characters()`.
     """
     num_documents, num_hashes = len(offsets) - 1, len(multipliers)
     signatures = np.full((num_documents, num_hashes), np.uint32(0xFFFFFFFF), np.uint32)
     longest = 0
     for d in range(num_documents):
         longest = max(longest, offsets[d + 1] - offsets[d])
-    words = np.empty(longest + 1, np.uint64)
+    words, ngrams = np.empty(longest + 1, np.uint64), np.empty(longest + 1, np.uint32)
     for d in range(num_documents):
-        count = hash_words(data, offsets[d], offsets[d + 1], words)
-        signature = signatures[d]
-        size = min(count, ngram_words)
-        for first in range(count - size + 1 if count else 0):
-            ngram = np.uint64(size)
-            for w in range(first, first + size):
-                ngram = ngram * POLYNOMIAL + words[w]
-            ngram = _mix(ngram)
-            for p in range(num_hashes):
-                value = np.uint32((multipliers[p] * ngram + addends[p]) >> np.uint64(32))
-                signature[p] = min(signature[p], value)
+        count = _hash_folded_words(data, offsets[d], offsets[d + 1], folded, words)
+        count = _hash_ngrams(words, count, ngram_words, ngrams)
+        for p in range(num_hashes):
+            # This way round the compiler keeps the smallest in registers and takes 8 or 16 n-grams at a time.
+            multiplier, addend, smallest = multipliers[p], addends[p], np.uint32(0xFFFFFFFF)
+            for i in range(count):
+                smallest = min(smallest, np.uint32(multiplier * ngrams[i] + addend))
+            signatures[d, p] = smallest
     return signatures
+
+
+@compiled
+def hash_normalised(data, offsets, lower):  # type: ignore[no-untyped-def]  # compiled
+    """128 bits (uint64, texts x 2) of each text in lower case, every run of white space one space, none at the ends.
+
+    `lower` gives for each character of the basic plane its lower case, 0 for white space.
+    """
+    num_documents = len(offsets) - 1
+    hashes = np.empty((num_documents, 2), np.uint64)
+    longest = 0
+    for d in range(num_documents):
+        longest = max(longest, offsets[d + 1] - offsets[d])
+    # Lower case may be longer in UTF-8 (at most 3 bytes for 2), and it is written one byte past its end.
+    words = np.empty(longest // 4 + 4, np.uint64)
+    text = words.view(np.uint8)
+    for d in range(num_documents):
+        at, end = offsets[d], offsets[d + 1]
+        size, after_space = 0, 1
+        while at < end:
+            while at < end and data[at] < 0x80:
+                letter = lower[data[at]]
+                space = int(letter == 0)
+                text[size] = 32 if space else np.uint8(letter)
+                size += 1 - (space & after_space)
+                after_space = space
+                at += 1
+            if at >= end:
+                break
+            point, length = _character(data, at, end)
+            letter = np.uint32(lower[point]) if point < 0x10000 else point
+            if letter == 0:
+                text[size] = 32
+                size += 1 - after_space
+                after_space = 1
+            elif letter == point:
+                for i in range(at, min(at + length, end)):
+                    text[size] = data[i]
+                    size += 1
+                after_space = 0
+            else:
+                size = _append_character(text, size, letter)
+                after_space = 0
+            at += length
+        if size and after_space:
+            size -= 1
+        for i in range(size, (size + 7) // 8 * 8):
+            text[i] = 0
+        first, second = np.uint64(size), np.uint64(size) ^ POLYNOMIAL
+        for w in range((size + 7) // 8):
+            first = _mix(first ^ words[w])
+            second = _mix((second + words[w]) * POLYNOMIAL)
+        hashes[d, 0], hashes[d, 1] = first, second
+    return hashes
+
+
+@compiled
+def _append_character(text, size, point):  # type: ignore[no-untyped-def]  # compiled
+    # Writes a character of the basic plane in UTF-8; returns the new size.
+    if point < 0x80:
+        text[size] = point
+        return size + 1
+    if point < 0x800:
+        text[size], text[size + 1] = 0xC0 | (point >> 6), 0x80 | (point & 0x3F)
+        return size + 2
+    text[size], text[size + 1], text[size + 2] = 0xE0 | (point >> 12), 0x80 | ((point >> 6) & 0x3F), 0x80 | (point & 0x3F)
+    return size + 3
 
 
 @compiled

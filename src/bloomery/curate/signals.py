@@ -1,75 +1,220 @@
 """Signals: numbers measured once for each document and kept as `signal_*` columns, so that thresholds can move freely.
 
-Expressions of Polars where they are fast, compiled loops (`curate/kernels.py`) where they are not. "Words" here are
-runs between white space, as in Gopher (arXiv:2112.11446, table A1); for scripts without spaces they mean nothing, and
-the rules on them do not apply (see `curate/rules.py`).
+Text becomes code points and words (`curate/word_kernels.py`), over which compiled loops count (`line_kernels.py`,
+`repetition.py`); here the counts become shares. Words are cut as in spaCy, for which the thresholds of Gopher, C4 and
+FineWeb were set; a character of a script without spaces is a word. docs/rules.md lists the rule of each signal.
 """
 
+import functools
+import itertools
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
 import polars as pl
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from bloomery.curate.kernels import measure_lines, measure_words, text_column
+from bloomery.curate.kernels import text_column
+from bloomery.curate.line_kernels import (
+    C4_COUNTS,
+    LINE_COUNTS,
+    WORD_COUNTS,
+    StopWords,
+    measure_c4,
+    measure_lines,
+    measure_words,
+    pack_stop_words,
+)
+from bloomery.curate.repetition import DUPLICATE_SIZES, TOP_SIZES, measure_repeats
+from bloomery.curate.word_kernels import Texts, cut_words, decode
 
-STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
-"""English words of which Gopher wants two different ones in a document."""
+MOSTLY_UNSPACED = 0.3
+"""Share of letters from scripts without spaces above which a document is judged by characters, not by words."""
+
+STOP_WORDS: Mapping[str, tuple[str, ...]] = {
+    "en": ("the", "be", "to", "of", "and", "that", "have", "with"),
+    "cs": ("a", "je", "se", "v", "na", "to", "že", "s"),
+    "da": ("og", "i", "at", "det", "er", "en", "til", "af"),
+    "de": ("der", "die", "und", "in", "den", "zu", "das", "mit"),
+    "el": ("και", "το", "να", "του", "η", "της", "με", "που"),
+    "es": ("de", "la", "que", "el", "en", "y", "a", "los"),
+    "fi": ("ja", "on", "ei", "että", "se", "oli", "hän", "mutta"),
+    "fr": ("de", "la", "et", "le", "les", "des", "en", "que"),
+    "hu": ("a", "az", "és", "hogy", "nem", "is", "egy", "meg"),
+    "it": ("di", "e", "che", "la", "il", "per", "un", "in"),
+    "nl": ("de", "van", "het", "een", "en", "in", "is", "dat"),
+    "no": ("og", "i", "det", "er", "på", "til", "en", "av"),
+    "pl": ("w", "i", "na", "nie", "się", "z", "do", "że"),
+    "pt": ("de", "a", "que", "o", "e", "do", "da", "em"),
+    "ro": ("de", "și", "în", "a", "la", "cu", "pe", "că"),
+    "ru": ("и", "в", "не", "на", "что", "с", "он", "как"),
+    "sv": ("och", "i", "att", "det", "som", "en", "på", "är"),
+    "tr": ("ve", "bir", "bu", "da", "de", "için", "ile", "çok"),
+    "uk": ("і", "в", "не", "на", "що", "з", "та", "як"),
+}
+"""Words of which a document should have two different ones: Gopher's for English, common ones of other languages."""
+
+_GRAMS = {
+    **{f"top_{n}_gram_character_fraction": f"share of the characters in the commonest run of {n} words" for n in TOP_SIZES},
+    **{f"duplicate_{n}_gram_character_fraction": f"share of the characters in runs of {n} words seen before" for n in DUPLICATE_SIZES},
+}
 
 SIGNALS = {
+    "length": "Unicode characters",
     "characters": "Unicode characters that are not white space",
-    "words": "runs between white space",
-    "mean_word_characters": "characters / words",
-    "symbol_word_ratio": "hash signs and ellipses, for each word",
-    "alphabetic_word_fraction": "share of words with a letter in them",
-    "stop_words": "how many different words of " + ", ".join(STOP_WORDS),
+    "words": "words with more in them than punctuation",
+    "mean_word_characters": "characters of those words / words",
+    "hash_word_ratio": "hash signs for each word, punctuation counted as words",
+    "ellipsis_word_ratio": "ellipses for each word, punctuation counted as words",
+    "alphabetic_word_fraction": "share of words, punctuation counted as words, that have a letter in them",
+    "stop_words": "how many of the eight commonest words of its language a document has",
     "unspaced_fraction": "share of the letters that belong to scripts without spaces between words",
     "lines": "lines with text",
     "bullet_line_fraction": "share of lines that begin with a bullet",
     "ellipsis_line_fraction": "share of lines that end with an ellipsis",
     "duplicate_line_fraction": "share of lines that repeat an earlier line",
-    "duplicate_line_byte_fraction": "share of the bytes of the text that stand in lines that repeat an earlier one",
+    "duplicate_line_character_fraction": "share of the characters that stand in lines that repeat an earlier one",
+    "duplicate_paragraph_fraction": "share of paragraphs that repeat an earlier one",
+    "duplicate_paragraph_character_fraction": "share of the characters that stand in paragraphs that repeat an earlier one",
+    **_GRAMS,
+    "c4_kept_line_fraction": "share of lines that C4's line rules keep",
+    "c4_sentences": "sentences in the lines that C4's line rules keep",
+    "c4_curly_bracket_lines": "lines with a curly bracket, of those that C4 would keep",
+    "c4_lorem_ipsum_lines": 'lines with "lorem ipsum", of those that C4 would keep',
+    "third_longest_line_characters": "characters of the third longest line",
+    "line_end_fraction": "share of lines that end a sentence",
+    "short_line_fraction": "share of lines of at most 30 characters",
+    "repeated_line_character_fraction": "share of the characters, newlines left out, in lines that repeat an earlier one",
+    "newline_word_ratio": "newlines for each word, punctuation counted as words",
+    "uppercase_line_fraction": "share of lines whose letters are mostly capitals",
+    "numeric_line_fraction": "share of lines of numbers alone",
+    "counter_line_fraction": "share of lines of a number and one word",
+    "one_word_line_fraction": "share of lines of one word",
+    "refinedweb_word_fraction": "share of the words that stand in lines of the last four kinds",
+    "few_word_line_fraction": "share of lines of fewer than three words between white space",
+    "commonest_word_fraction": "share of the commonest word, between white space",
+    "letter_fraction": "share of the characters that are letters",
+    "paragraphs": "runs of lines between blank lines",
+    "mission_score": "the mission documents' quality score, 0 to 1",
 }
 """Every signal, without its `signal_` prefix, and what it measures."""
 
-_BULLET_LINE = r"(?m)^[ \t]*(?:[-*] |[•‣▪◦●∙·–])"
-_ELLIPSIS_LINE = r"(?m)(?:\.\.\.|…)[ \t]*$"
+CITATION = r"\[\d*\]|\[edit\]|\[citation needed\]"
+"""What C4 takes out of a line before it looks at it."""
+"""What C4 takes out of lines before it looks at them."""
+
+_BATCH_BYTES = 4 << 20
+
+Array = np.ndarray[Any, Any]
 
 
 def add_signals(table: pa.Table) -> pa.Table:
     """The table with every `signal_*` column of SIGNALS (float64), measured anew."""
     table = table.drop_columns([n for n in table.column_names if n.removeprefix("signal_") in SIGNALS and n.startswith("signal_")])
-    column = text_column(table.column("text"), lowercase=False)
-    words, lines = measure_words(*column), measure_lines(*column)
-    frame = pl.DataFrame({"text": pl.Series(values=table.column("text")).cast(pl.String).fill_null("")})
-    for i, name in enumerate(("characters", "words", "lettered", "letters", "unspaced")):
-        frame = frame.with_columns(pl.Series(name, words[:, i]))
-    for i, name in enumerate(("lines", "repeats", "repeat_bytes")):
-        frame = frame.with_columns(pl.Series(name, lines[:, i]))
-    signals = frame.select(**_expressions())
+    measured = [measure_signals(part) for part in split_batches(table)]
     for name in SIGNALS:
-        values = pa.array(signals[name].cast(pl.Float64).to_numpy(), pa.float64())
-        table = table.append_column(pa.field(f"signal_{name}", pa.float64()), values)
+        values = np.concatenate([part[name] for part in measured]) if measured else np.zeros(0)
+        table = table.append_column(pa.field(f"signal_{name}", pa.float64()), pa.array(values, pa.float64()))
     return table
 
 
-def _expressions() -> dict[str, pl.Expr]:
-    text, words, lines = pl.col("text"), pl.col("words"), pl.col("lines")
-    symbols = (
-        text.str.count_matches("#", literal=True) + text.str.count_matches("...", literal=True) + text.str.count_matches("…", literal=True)
-    )
+def measure_signals(table: pa.Table) -> dict[str, Array]:
+    """Every signal of a few documents, as float64 arrays."""
+    column = text_column(table.column("text"), lowercase=False)
+    texts = decode(*column)
+    words = cut_words(texts)
+    word_counts = measure_words(texts, words, stop_words=_stop_words(), languages=table.column("language").to_pylist())
+    counts = dict(zip(WORD_COUNTS, word_counts.T.astype(np.float64), strict=True))
+    unspaced = _share(counts["unspaced"], counts["letters"])
+    lines = measure_lines(texts, unspaced=unspaced > MOSTLY_UNSPACED)
+    line_counts = dict(zip(LINE_COUNTS, lines.T.astype(np.float64), strict=True))
+    repeats = measure_repeats(texts, words, unspaced=unspaced > MOSTLY_UNSPACED)
+    length = np.diff(texts.bounds).astype(np.float64)
+    c4 = dict(zip(C4_COUNTS, _measure_c4(table, texts, words).T.astype(np.float64), strict=True))
+    repeated = dict(zip(("lines", "repeats", "characters", "paragraphs", "repeats_p", "characters_p"), repeats.lines.T, strict=True))
+    # Two characters of a script without spaces are about one word.
+    all_words = np.where(unspaced > MOSTLY_UNSPACED, counts["all_words"] / 2, counts["all_words"])
+    num_lines = line_counts["lines"]
     return {
-        "characters": pl.col("characters"),
-        "words": words,
-        "mean_word_characters": _share(pl.col("characters"), words),
-        "symbol_word_ratio": _share(symbols, words),
-        "alphabetic_word_fraction": _share(pl.col("lettered"), words),
-        "stop_words": pl.sum_horizontal(text.str.contains(rf"(?i)\b{word}\b").cast(pl.Float64) for word in STOP_WORDS),
-        "unspaced_fraction": _share(pl.col("unspaced"), pl.col("letters")),
-        "lines": lines,
-        "bullet_line_fraction": _share(text.str.count_matches(_BULLET_LINE), lines),
-        "ellipsis_line_fraction": _share(text.str.count_matches(_ELLIPSIS_LINE), lines),
-        "duplicate_line_fraction": _share(pl.col("repeats"), lines),
-        "duplicate_line_byte_fraction": _share(pl.col("repeat_bytes"), text.str.len_bytes()),
+        "length": length,
+        "characters": counts["characters"],
+        "words": counts["words"],
+        "mean_word_characters": _share(counts["word_characters"], counts["words"]),
+        "hash_word_ratio": _share(counts["hashes"], counts["all_words"]),
+        "ellipsis_word_ratio": _share(counts["ellipses"], counts["all_words"]),
+        "alphabetic_word_fraction": _share(counts["lettered"], counts["all_words"]),
+        "stop_words": counts["stop_words"],
+        "unspaced_fraction": unspaced,
+        "lines": num_lines,
+        "bullet_line_fraction": _share(line_counts["bullets"], num_lines),
+        "ellipsis_line_fraction": _share(line_counts["ellipsis_ends"], num_lines),
+        "duplicate_line_fraction": _share(repeated["repeats"], repeated["lines"]),
+        "duplicate_line_character_fraction": _share(repeated["characters"], length),
+        "duplicate_paragraph_fraction": _share(repeated["repeats_p"], repeated["paragraphs"]),
+        "duplicate_paragraph_character_fraction": _share(repeated["characters_p"], length),
+        **{f"top_{n}_gram_character_fraction": _share(repeats.top[:, k], length) for k, n in enumerate(TOP_SIZES)},
+        **{f"duplicate_{n}_gram_character_fraction": _share(repeats.duplicate[:, k], length) for k, n in enumerate(DUPLICATE_SIZES)},
+        "c4_kept_line_fraction": _share(c4["kept"], c4["lines"]),
+        "c4_sentences": c4["sentences"],
+        "c4_curly_bracket_lines": c4["curly_brackets"],
+        "c4_lorem_ipsum_lines": c4["lorem_ipsum"],
+        "third_longest_line_characters": line_counts["third_longest"],
+        "line_end_fraction": _share(line_counts["sentence_ends"], num_lines),
+        "short_line_fraction": _share(line_counts["short"], num_lines),
+        "repeated_line_character_fraction": _share(repeated["characters"], length - line_counts["newlines"]),
+        "newline_word_ratio": _share(line_counts["newlines"], all_words),
+        "uppercase_line_fraction": _share(line_counts["uppercase"], num_lines),
+        "numeric_line_fraction": _share(line_counts["numeric"], num_lines),
+        "counter_line_fraction": _share(line_counts["counters"], num_lines),
+        "one_word_line_fraction": _share(line_counts["single"], num_lines),
+        "refinedweb_word_fraction": _share(line_counts["flagged_words"], line_counts["runs"]),
+        "few_word_line_fraction": _share(line_counts["few_runs"], num_lines),
+        "commonest_word_fraction": _share(line_counts["commonest_run"], line_counts["runs"]),
+        "letter_fraction": _share(counts["letters"], length),
+        "paragraphs": line_counts["paragraphs"],
+        "mission_score": _mission_score(line_counts, letters=_share(counts["letters"], length)),
     }
 
 
-def _share(part: pl.Expr, whole: pl.Expr) -> pl.Expr:
-    return pl.when(whole > 0).then(part / whole).otherwise(0.0)
+@functools.cache
+def _stop_words() -> StopWords:
+    return pack_stop_words(STOP_WORDS)
+
+
+def _mission_score(lines: Mapping[str, Array], *, letters: Array) -> Array:
+    """The score of the mission documents' QualityFilter: 1, less for short lines, one dominant word, few letters; a tenth
+    more for paragraphs; 0 outside of 50 to 100,000 words. Blank lines are not counted as short ones here.
+    """
+    words = lines["runs"]
+    score = 1 - _share(lines["few_runs"], lines["lines"])
+    score = score * np.where(_share(lines["commonest_run"], words) > 0.1, 0.5, 1.0)
+    score = score * np.where(letters < 0.5, 0.3, 1.0)
+    score = np.minimum(1.0, score * np.where(lines["paragraphs"] > 2, 1.1, 1.0))
+    return np.where((words < 50) | (words > 100_000), 0.0, score)
+
+
+def _measure_c4(table: pa.Table, texts: Texts, words: Any) -> Array:
+    # C4 takes citations like [12] out before it looks at a line: texts that have some are measured without.
+    counts = measure_c4(texts, words)
+    column = pl.Series(values=table.column("text")).cast(pl.String).fill_null("")
+    cited = column.str.contains(CITATION).arg_true().to_numpy()
+    if len(cited):
+        clean = [re.sub(CITATION, "", text) for text in column.gather(cited).to_list()]
+        part = decode(*text_column(pa.chunked_array([pa.array(clean, pa.large_string())]), lowercase=False))
+        counts[cited] = measure_c4(part, cut_words(part))
+    return counts
+
+
+def split_batches(table: pa.Table) -> Iterator[pa.Table]:
+    """The table in pieces of about 4 MB of text: code points and words take thirty times the bytes of their text."""
+    sizes = pc.fill_null(pc.binary_length(table.column("text")), 0).to_numpy(zero_copy_only=False)
+    group = np.cumsum(sizes) // _BATCH_BYTES
+    starts = [0, *(np.flatnonzero(np.diff(group)) + 1).tolist(), len(table)] if len(table) else [0]
+    for start, stop in itertools.pairwise(starts):
+        yield table.slice(start, stop - start)
+
+
+def _share(part: Array, whole: Array) -> Array:
+    return np.divide(part, whole, out=np.zeros(len(whole)), where=whole > 0)

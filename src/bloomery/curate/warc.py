@@ -9,6 +9,7 @@ import base64
 import gzip
 import hashlib
 import uuid
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -16,6 +17,7 @@ from typing import BinaryIO, NamedTuple
 from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 
 from bloomery.core.files import write_atomically
+from bloomery.core.remote import local_copy
 from bloomery.curate.arc import is_arc, read_arc
 from bloomery.curate.http_message import HttpMessage, parse_http_message
 
@@ -25,6 +27,9 @@ WARC_DATE = "2000-01-01T00:00:00Z"
 """The date in WARC files that we write: when a page was rendered says nothing, and equal pages must give equal bytes."""
 
 GZIP_MEMBER, ZSTD_FRAME, PLAIN_RECORD = b"\x1f\x8b\x08", b"\x28\xb5\x2f\xfd", b"WARC/"
+
+UNFINISHED = ("record_too_large", "truncated_record")
+"""Damage to records of which not every byte was read."""
 
 PAGE_TYPES = WarcRecordType.response | WarcRecordType.resource | WarcRecordType.conversion
 
@@ -60,13 +65,37 @@ class WrittenPage(NamedTuple):
 
 
 def read_captures(path: Path, *, max_record_bytes: int) -> Iterator[Capture | Damage]:
-    """Every page of an archive, or what is wrong with it, in order. An archive without either gives one Damage."""
-    found = False
-    for item in _read_arc_captures(path, max_record_bytes) if is_arc(path) else _read_warc_captures(path, max_record_bytes):
-        found = True
-        yield item
-    if not found:
+    """Every page of an archive, or what is wrong with it, in order. An archive without either gives one Damage.
+
+    No two have one offset: where many records are compressed as one (one gzip member, one zstd frame), only about the
+    place is known, and the next number is taken.
+    """
+    last = -1
+    with local_copy(path) as local:
+        for item in _read_arc_captures(local, max_record_bytes) if is_arc(local) else _read_warc_captures(local, max_record_bytes):
+            last = max(item.offset, last + 1)
+            yield item._replace(offset=last)
+    if last < 0:
         yield Damage(0, "", "archive_without_pages", None, "the archive has no response, resource or conversion record")
+
+
+def find_gzip_damage(path: Path, *, first_byte: int = 0) -> str:
+    """What is wrong with a file of gzip members from `first_byte` on, "" if every one is whole. Holds a megabyte at a time."""
+    with path.open("rb") as file:
+        file.seek(first_byte)
+        inflate, data, at, is_between = zlib.decompressobj(zlib.MAX_WBITS | 16), b"", first_byte, True
+        while data := data or file.read(1 << 20):
+            if is_between and not (data := data.lstrip(b"\x00")):
+                continue  # padding, as tapes have it
+            try:
+                inflate.decompress(data, 1 << 20)
+            except zlib.error as error:
+                return f"damaged gzip member before byte {file.tell()}: {error}"
+            data, is_between = inflate.unconsumed_tail, False
+            if inflate.eof:
+                data, is_between, at = inflate.unused_data, True, file.tell() - len(inflate.unused_data)
+                inflate = zlib.decompressobj(zlib.MAX_WBITS | 16)
+    return "" if is_between else f"the last gzip member, from byte {at} on, is cut short"
 
 
 def write_warc(path: Path, pages: Iterable[WrittenPage], *, media_type: str = "text/html; charset=utf-8") -> int:
@@ -86,19 +115,32 @@ def write_warc(path: Path, pages: Iterable[WrittenPage], *, media_type: str = "t
 def _read_warc_captures(path: Path, max_record_bytes: int) -> Iterator[Capture | Damage]:
     with path.open("rb") as file:
         mark = _start_mark(file)
-        base: int | None = 0
-        while base is not None:
-            reached = 0
-            file.seek(base)
+        start: int | None = 0
+        is_reported = False
+        while start is not None:
+            file.seek(start)
+            at, is_whole, num_read = start, True, 0
             try:
                 for record in ArchiveIterator(file, record_types=WarcRecordType.any_type, parse_http=False, auto_decode="none"):
-                    reached = record.stream_pos
-                    yield from _read_record(record, base + reached, max_record_bytes)
-                return
+                    at, is_whole, is_reported, num_read = record.stream_pos, True, False, num_read + 1
+                    for item in _read_record(record, at, max_record_bytes):
+                        is_whole = not (isinstance(item, Damage) and item.rule in UNFINISHED)
+                        is_reported = isinstance(item, Damage) and item.rule == "damaged_record"
+                        yield item
+                if is_whole:
+                    # FastWARC ends in silence where the end of the last member, or the beginning of one more, is missing.
+                    if mark == GZIP_MEMBER and num_read and not is_reported and (problem := find_gzip_damage(path, first_byte=at)):
+                        yield Damage(at + 1, "", "truncated_archive", None, problem)
+                    return
+                # The last record claims more than there was: what it swallowed may be the rest of the file.
+                is_reported = True
             except (OSError, ValueError) as error:
-                yield Damage(base + reached, "", "damaged_record", None, str(error)[:200])
+                if not is_reported:
+                    # Somewhere behind the record that was read last; that record keeps its own offset.
+                    yield Damage(at + bool(num_read), "", "damaged_record", None, str(error)[:200])
+                is_reported = True
             # A false mark inside compressed bytes only costs one more try.
-            base = _find_mark(file, mark, base + reached + 1)
+            start = _find_mark(file, mark, at + 1)
 
 
 def _read_record(record: WarcRecord, offset: int, max_record_bytes: int) -> Iterator[Capture | Damage]:
@@ -110,6 +152,9 @@ def _read_record(record: WarcRecord, offset: int, max_record_bytes: int) -> Iter
         return
     if record.content_length > max_record_bytes:
         yield Damage(offset, url, "record_too_large", float(record.content_length), "")
+        return
+    if not (record.headers.get("Content-Length") or "").strip().isdecimal():
+        yield Damage(offset, url, "damaged_record", None, f"Content-Length is {record.headers.get('Content-Length')!r}")
         return
     expected = record.content_length
     block = bytes(record.reader.read())

@@ -10,11 +10,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from bloomery.core.artifact import read_artifact
-from bloomery.core.errors import DataError
-from bloomery.core.files import open_text, read_json, read_jsonl
+from bloomery.core.config import check_config, suggest
+from bloomery.core.errors import ConfigError, DataError
+from bloomery.core.files import SIDE_FOLDERS, open_text, read_json, read_jsonl
+from bloomery.curate.explore import WhatIf, explain_rules, find_near_threshold, read_signals, what_if
 from bloomery.pipeline.locate import finished_nodes
+from bloomery.stages.filter import FilterConfig
 
-JSON_FILES = ("scores.json", "manifest.json", "training.json", "config.json")
+JSON_FILES = ("scores.json", "manifest.json", "training.json", "config.json", "scorer.json", "report.json")
 
 
 def describe_artifact(path: Path, *, num_rows: int = 3) -> dict[str, Any]:
@@ -42,31 +45,93 @@ def count_drops(path: Path) -> dict[str, int]:
 def tell_story(run: Path, document_id: str) -> list[dict[str, Any]]:
     """What became of one document in each finished stage of a run: kept, or dropped by which rule at which value.
 
-    `document_id` may be the beginning of an id, or a URL as the document has it. Raises DataError if no stage knows it.
+    A filter's event lists every rule with the document's value and the threshold (`rules`); a dedup's names the cluster
+    that the document belongs to. `document_id` may be the beginning of an id, or a URL as the document has it. Raises
+    DataError if no stage knows it.
     """
     story = []
     for node_id, path in finished_nodes(run).items():
-        files = read_artifact(path).record["files"]
-        for name in sorted(name for name in files if name.endswith(".parquet") and name != "samples.parquet"):
-            is_ledger = "ledger" in Path(name).parts
+        record = read_artifact(path).record
+        config = filter_config(record)
+        for name in sorted(name for name in record["files"] if name.endswith(".parquet") and name != "samples.parquet"):
+            folder = next((part for part in Path(name).parts if part in SIDE_FOLDERS), "documents")
             for row in _rows_with_id(path / name, document_id):
-                if is_ledger:
-                    story.append({"node": node_id, "what": "dropped", **{key: value for key, value in row.items() if value is not None}})
-                else:
-                    signals = {key: value for key, value in row.items() if key.startswith("signal_") and value is not None}
-                    known = {key: row.get(key) for key in ("id", "url", "language")}
-                    story.append({"node": node_id, "what": "kept", "file": name, **known, "text": (row.get("text") or "")[:200], **signals})
+                present = {key: value for key, value in row.items() if value is not None}
+                if folder == "ledger":
+                    story.append({"node": node_id, "what": "dropped", **present})
+                elif folder == "signals" and config is not None:
+                    limits = config.thresholds_by_language
+                    judged = explain_rules(row, config.chosen_rules, languages=config.languages, language_thresholds=limits)
+                    story.append({"node": node_id, "what": "judged", "id": row["id"], "url": row["url"], "rules": judged})
+                elif folder == "clusters" and row["cluster_size"] > 1:
+                    story.append({"node": node_id, "what": "in a cluster of duplicates", **present})
+                elif folder == "documents":
+                    story.append(
+                        {"node": node_id, "what": "kept", "id": row["id"], "url": row.get("url"), "file": name, "text": row["text"]}
+                    )
     if not story:
         raise DataError(f"{document_id}: no finished stage of {run} knows a document of this id or URL")
     return story
 
 
+def filter_config(record: Mapping[str, Any], *, thresholds: Mapping[str, float] | None = None) -> FilterConfig | None:
+    """The settings that a filter's artifact was made with, some thresholds replaced; None for one of another stage.
+
+    Raises ConfigError for a threshold whose rule was not in use.
+    """
+    if record["stage"] != "filter":
+        return None
+    values = dict(record["config"])
+    values["thresholds"] = {**values.get("thresholds", {}), **(thresholds or {})}
+    config, mistakes = check_config(FilterConfig, values)
+    if config is None:
+        raise ConfigError("; ".join(mistakes))
+    return config
+
+
+def try_thresholds(path: Path, thresholds: Mapping[str, float]) -> WhatIf:
+    """The funnel of a filter's artifact with other thresholds, from its stored signals.
+
+    Raises ConfigError if it is not a filter's, or a threshold has no rule.
+    """
+    config = filter_config(read_artifact(path).record, thresholds=thresholds)
+    if config is None:
+        raise ConfigError(f"{path}: what-if needs the artifact of a filter stage")
+    limits = config.thresholds_by_language
+    return what_if(read_signals(path), config.chosen_rules, languages=config.languages, language_thresholds=limits)
+
+
+def list_near(path: Path, rule_name: str, *, num_documents: int) -> list[dict[str, Any]]:
+    """Documents nearest to the threshold of one rule of a filter's artifact, from both sides of it.
+
+    Raises ConfigError if it is not a filter's, or has no such rule.
+    """
+    config = filter_config(read_artifact(path).record)
+    if config is None:
+        raise ConfigError(f"{path}: thresholds are those of a filter stage")
+    by_name = {rule.name: rule for rule in config.chosen_rules}
+    if rule_name not in by_name:
+        raise ConfigError(f'no rule of {path} is named "{rule_name}"; {suggest(rule_name, by_name)}')
+    rule = by_name[rule_name]
+    near = find_near_threshold(read_signals(path), rule.signal, rule.threshold, num_documents=num_documents)
+    return [{**row, "signal": rule.signal, "threshold": rule.threshold} for row in near.to_dicts()]
+
+
+def input_folders(path: Path, run: Path | None) -> list[Path]:
+    """The artifacts that an artifact of a run was made from, where they still are: its dropped documents are in these."""
+    if run is None:
+        return []
+    wanted = {print_ for prints in read_artifact(path).record["inputs"].values() for print_ in prints}
+    return [folder for folder in finished_nodes(run).values() if read_artifact(folder).fingerprint in wanted]
+
+
 def _rows_with_id(path: Path, document_id: str) -> list[dict[str, Any]]:
     schema = pq.read_schema(path)
-    if not {"id", "url"} <= set(schema.names):
+    if "id" not in schema.names:
         return []
-    names = _read(path, columns=["id", "url"]).to_pylist()
-    wanted = [i for i, found in enumerate(names) if (found["id"] or "").startswith(document_id) or found["url"] == document_id]
+    columns = [name for name in ("id", "url") if name in schema.names]
+    names = _read(path, columns=columns).to_pylist()
+    wanted = [i for i, found in enumerate(names) if (found["id"] or "").startswith(document_id) or found.get("url") == document_id]
     rows: list[dict[str, Any]] = _read(path).take(wanted).to_pylist() if wanted else []
     return rows
 
@@ -76,7 +141,7 @@ def _first_rows(path: Path, names: list[str]) -> Iterator[dict[str, Any]]:
         if name in JSON_FILES and "/" not in name:
             yield {"file": name, **read_json(path / name)}
     for name in names:
-        if "ledger" in Path(name).parts:
+        if set(SIDE_FOLDERS) & set(Path(name).parts):
             continue
         if name.endswith(".parquet"):
             for row in _read(path / name).slice(0, 20).to_pylist():

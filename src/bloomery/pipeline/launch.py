@@ -4,33 +4,67 @@ The function, its config and its inputs are the same in both; what differs is th
 process is `python -m bloomery.pipeline.rank SPEC.json` and rank 0 leaves the metrics where this process reads them.
 """
 
+import contextlib
 import ctypes
+import importlib
+import logging
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any  # Any: metrics are whatever numbers a stage gives
 
 from bloomery.core.errors import DataError
 from bloomery.core.files import read_json, write_json
 from bloomery.core.metrics import MetricsLog
-from bloomery.core.stage import Launch, Runtime, Stage
+from bloomery.core.pool import WORKER_MEMORY_BYTES, LocalPool, Pool
+from bloomery.core.stage import Cluster, Launch, Runtime, Stage
 from bloomery.pipeline.plan import Step, input_paths
+
+log = logging.getLogger(__name__)
 
 SCRATCH = ".launch"
 """Hidden folder in the work folder for what torchrun's processes are told and answer."""
 
 
-def launch(step: Step, *, out: Path, log_folder: Path, workers: int, quiet: bool = False) -> Mapping[str, Any]:
+OpenPool = Callable[[int], Pool]
+"""Makes the pool of a stage, given the number of workers."""
+
+
+@contextlib.contextmanager
+def open_cluster(cluster: Cluster) -> Iterator[OpenPool]:
+    """Where the pools of a run come from. A connection to a Ray cluster is made by the first map, and ends with the context."""
+    if cluster.kind == "local":
+        yield LocalPool
+        return
+    # By name, when it is asked for: Ray is an optional package, and takes a second to import.
+    connection = importlib.import_module("bloomery.core.ray_pool").RayCluster(cluster.address)
+    try:
+        yield connection.open_pool
+    finally:
+        connection.close()
+
+
+def launch(
+    step: Step, *, out: Path, log_folder: Path, workers: int, quiet: bool = False, open_pool: OpenPool = LocalPool
+) -> Mapping[str, Any]:
     """Runs the step's stage into the folder `out` and returns its metrics. Raises whatever the stage raises."""
-    arguments = input_paths(step)
+    # Absolute: workers may be on other machines, in other folders.
+    arguments = {slot: _to_absolute(value) for slot, value in input_paths(step).items()}
     node = step.node
     if node.launch.devices > 1:
         return _launch_ranks(node.stage, node.launch, step, arguments, out=out, log_folder=log_folder, workers=workers)
-    runtime = Runtime(workers=workers, metrics=MetricsLog(log_folder / "metrics.jsonl"), label=node.id, quiet=quiet)
-    metrics: Mapping[str, Any] = node.stage.run(node.config, **arguments, out=out, runtime=runtime)
+    log_path = log_folder / "metrics.jsonl"
+    runtime = Runtime(workers=workers, metrics=MetricsLog(log_path), label=node.id, quiet=quiet, open_pool=open_pool)
+    try:
+        metrics: Mapping[str, Any] = node.stage.run(node.config, **arguments, out=out.absolute(), runtime=runtime)
+    finally:
+        peak = runtime.close()
+    if peak > WORKER_MEMORY_BYTES and workers != 1:  # one worker is this process, with all that it holds besides
+        found, expected = f"{peak / 2**30:.1f} GB", f"{WORKER_MEMORY_BYTES >> 30} GB"
+        log.warning("%s: a worker needed %s of memory; at most %s are expected", node.id, found, expected)
     return metrics
 
 
@@ -77,7 +111,13 @@ def die_with_parent() -> None:
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
+def _to_absolute(value: Any) -> Any:
+    if isinstance(value, list):
+        return [path.absolute() for path in value]
+    return None if value is None else value.absolute()
+
+
 def _to_plain(value: Any) -> Any:
     if isinstance(value, list):
-        return [str(path.absolute()) for path in value]
-    return None if value is None else str(value.absolute())
+        return [str(path) for path in value]
+    return None if value is None else str(value)

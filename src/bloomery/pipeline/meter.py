@@ -5,11 +5,11 @@ pool workers are grandchildren that getrusage never sees. Elsewhere only the pro
 """
 
 import contextlib
-import resource
-import sys
 import threading
 import time
 from pathlib import Path
+
+from bloomery.core.memory import peak_memory_bytes
 
 SAMPLE_SECONDS = 0.5
 
@@ -34,7 +34,7 @@ class Meter:
         self.seconds = time.monotonic() - self._started
         self._stop.set()
         self._sampler.join()
-        self.peak_memory_bytes = max(self.peak_memory_bytes, _own_peak())
+        self.peak_memory_bytes = max(self.peak_memory_bytes, peak_memory_bytes())
 
     def _sample(self) -> None:
         while not self._stop.wait(SAMPLE_SECONDS):
@@ -65,12 +65,3 @@ def _share_of_memory(process: int) -> int:
             if line.startswith("Pss:"):
                 return int(line.split()[1]) * 1024
     return 0
-
-
-def _own_peak() -> int:
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

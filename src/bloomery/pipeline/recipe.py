@@ -7,6 +7,8 @@
     inputs = { documents = "extracted" }               # slot = an id, "file:GLOB", or a list of them
     config = { thresholds = { too_few_words = 40 } }   # the stage's own Config
     launch = { devices = 1 }                           # where it runs; never part of what is made
+    [cluster]                                          # where data stages find workers; never part of what is made
+    kind = "ray"
 
 Reading is strict: every mistake is reported at once, with its line and the nearest valid name. The seed of the recipe
 is given to every stage whose config has a `seed` and does not set it.
@@ -15,20 +17,22 @@ is given to every stage whose config has a `seed` and does not set it.
 import re
 import tomllib
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any  # Any: the values of a TOML document before they are validated
 
 from bloomery.core.config import Config, check_config, suggest
 from bloomery.core.errors import ConfigError
-from bloomery.core.stage import Launch, Slot, Stage
+from bloomery.core.stage import Cluster, Launch, Slot, Stage
 from bloomery.pipeline.places import Places
 from bloomery.pipeline.sources import PREFIX
 from bloomery.stages.catalog import load_stage
 
 RESERVED_NAMES = ("artifacts", "work", "logs")
 NODE_KEYS = ("stage", "inputs", "config", "launch")
-RECIPE_KEYS = ("name", "description", "seed", "stages")
+RECIPE_KEYS = ("name", "description", "seed", "cluster", "stages")
+CLUSTER = "cluster"
+"""In --set, the table of that name; so no stage can have it as an id."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,12 +59,13 @@ class Recipe:
     path: Path
     overrides: tuple[str, ...]
     nodes: Mapping[str, Node]
+    cluster: Cluster = field(default_factory=Cluster)
 
 
 def load_recipe(
     path: Path, *, overrides: Sequence[str] = (), seed: int | None = None, find_stage: Callable[[str], Stage] = load_stage
 ) -> Recipe:
-    """The recipe in `path`, with `overrides` ("ID.key=value") applied. Raises ConfigError with every mistake in it."""
+    """The recipe in `path`, with `overrides` ("ID.key=value", "cluster.key=value") applied. Raises ConfigError with every mistake in it."""
     try:
         text = path.read_text(encoding="utf-8")
         raw = tomllib.loads(text)
@@ -73,8 +78,9 @@ def load_recipe(
     name, recipe_seed, tables = reader.check_head(raw, seed)
     nodes = {node_id: node for node_id, table in tables.items() if (node := reader.check_node(node_id, table, recipe_seed))}
     reader.check_links(tables)
+    cluster = reader.check_cluster(raw)
     reader.raise_mistakes(path)
-    return Recipe(name=name, seed=recipe_seed, path=path, overrides=tuple(overrides), nodes=nodes)
+    return Recipe(name=name, seed=recipe_seed, path=path, overrides=tuple(overrides), nodes=nodes, cluster=cluster)
 
 
 def parse_value(text: str) -> Any:  # Any: whatever TOML can say
@@ -116,6 +122,8 @@ class _Reader:
             stages = raw.get("stages", {})
             if not equals or not keys or not all(keys):
                 self._mistakes.append((0, f"{option}: expected ID.key=value"))
+            elif node_id == CLUSTER:
+                self._override_cluster(raw, keys, value, option)
             elif node_id not in stages:
                 self._mistakes.append((0, f'{option}: there is no stage with the id "{node_id}"; {suggest(node_id, stages)}'))
             else:
@@ -128,6 +136,25 @@ class _Reader:
                     self._places.note_override(["stages", *where], option)
                 else:
                     self._mistakes.append((0, f"{option}: {'.'.join(where[:-1])} is not a table"))
+
+    def _override_cluster(self, raw: dict[str, Any], keys: Sequence[str], value: str, option: str) -> None:
+        table = raw.setdefault(CLUSTER, {})
+        if len(keys) == 1 and isinstance(table, dict):
+            table[keys[0]] = parse_value(value.strip())
+            self._places.note_override([CLUSTER, *keys], option)
+        else:
+            self._mistakes.append((0, f"{option}: expected cluster.key=value, and [cluster] to be a table"))
+
+    def check_cluster(self, raw: Mapping[str, Any]) -> Cluster:
+        """The [cluster] table; mistakes in it are collected like all others."""
+        table = raw.get(CLUSTER, {})
+        if not isinstance(table, dict):
+            self._report([CLUSTER], f"cluster must be a table; found {table!r}")
+            return Cluster()
+        cluster, mistakes = check_config(Cluster, table)
+        for mistake in mistakes:
+            self._report([CLUSTER, mistake.partition(":")[0]], f"{CLUSTER}.{mistake}")
+        return cluster or Cluster()
 
     def check_head(self, raw: dict[str, Any], seed: int | None) -> tuple[str, int, dict[str, dict[str, Any]]]:
         for key in raw:
@@ -148,6 +175,10 @@ class _Reader:
         for node_id, table in tables.items():
             if not re.fullmatch(r"[a-z][a-z0-9_]*", node_id):
                 self._report(["stages", node_id], f'the id "{node_id}" must be small letters, digits and _')
+            if node_id == CLUSTER:
+                self._report(
+                    ["stages", node_id], f'the id "{CLUSTER}" is reserved: --set {CLUSTER}.key=value is about the [{CLUSTER}] table'
+                )
             if not isinstance(table, dict):
                 self._report(["stages", node_id], f"stages.{node_id} must be a table; found {table!r}")
         return str(name), recipe_seed, {key: table for key, table in tables.items() if isinstance(table, dict)}

@@ -76,7 +76,7 @@ def funnel_steps(nodes: Sequence[NodeView]) -> list[dict[str, Any]]:
     steps = []
     for node in nodes:
         numbers = node.metrics
-        if node.stage not in ("crawl", "extract", "filter", "dedup", "decontaminate", "mix"):
+        if node.record["kind"] not in ("pages", "documents") or "documents_out" not in numbers:
             continue
         drops = {name.removeprefix("dropped/"): int(count) for name, count in numbers.items() if name.startswith("dropped/") and count}
         steps.append({"id": node.id, "stage": node.stage, "drops": dict(sorted(drops.items(), key=lambda item: -item[1])), **numbers})

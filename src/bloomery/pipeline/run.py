@@ -22,7 +22,8 @@ from bloomery.core.artifact import Artifact, Store, explain_os_errors
 from bloomery.core.errors import DataError, StoreError
 from bloomery.core.files import read_json, write_json
 from bloomery.core.metrics import MetricsLog
-from bloomery.pipeline.launch import launch
+from bloomery.core.pool import LocalPool
+from bloomery.pipeline.launch import OpenPool, launch, open_cluster
 from bloomery.pipeline.locate import SPEC, read_spec
 from bloomery.pipeline.meter import Meter
 from bloomery.pipeline.plan import Plan, Step
@@ -41,7 +42,7 @@ class RunResult:
 
 
 def run_plan(plan: Plan, store: Store, *, workers: int = 1, command: Sequence[str] = ()) -> RunResult:
-    """Makes every artifact of the plan that is not there yet.
+    """Makes every artifact of the plan that is not there yet. `workers`: 0 is as many as a Ray cluster has cores.
 
     Raises BloomeryError for what a user can mend; the artifact that was being made then does not exist, those before do.
     """
@@ -55,13 +56,14 @@ def run_plan(plan: Plan, store: Store, *, workers: int = 1, command: Sequence[st
         spec = _Spec(folder / SPEC, plan, command)
         for step in plan.steps:
             _link(folder, step, store)
-        for step in plan.steps:
-            if step.state == "left out":
-                continue
-            with spec.following(step):
-                is_new = step.state == "run" and _make(step, store, workers=workers)
-            (result.made if is_new else result.found).append(step.node.id)
-            _link(folder, step, store)
+        with open_cluster(plan.recipe.cluster) as open_pool:
+            for step in plan.steps:
+                if step.state == "left out":
+                    continue
+                with spec.following(step):
+                    is_new = step.state == "run" and _make(step, store, workers=workers, open_pool=open_pool)
+                (result.made if is_new else result.found).append(step.node.id)
+                _link(folder, step, store)
         spec.finish()
     return result
 
@@ -72,7 +74,7 @@ def _forget_if_stale(step: Step, store: Store) -> None:
         store.discard(step.node.stage.name, step.fingerprint)
 
 
-def _make(step: Step, store: Store, *, workers: int) -> bool:
+def _make(step: Step, store: Store, *, workers: int, open_pool: OpenPool = LocalPool) -> bool:
     """Makes one artifact; False if another process made it while we waited for its lock."""
     node = step.node
 
@@ -92,7 +94,7 @@ def _make(step: Step, store: Store, *, workers: int) -> bool:
         log_folder = store.log_path(node.stage.name, step.fingerprint)
         with _explain_missing_inputs(step, store), Meter() as meter:
             _check_files_are_unchanged(step, store)
-            metrics = launch(step, out=work, log_folder=log_folder, workers=workers)
+            metrics = launch(step, out=work, log_folder=log_folder, workers=workers, open_pool=open_pool)
             _check_files_are_unchanged(step, store)
         write_json(log_folder / "timing.json", _timing(step, meter, started, workers))
         numbers = {f"{node.stage.name}/{name}": value for name, value in metrics.items() if isinstance(value, int | float)}
@@ -220,7 +222,7 @@ def resolved_recipe(plan: Plan) -> dict[str, Any]:
         }
         for step in plan.steps
     }
-    return {"name": plan.recipe.name, "seed": plan.recipe.seed, "stages": stages}
+    return {"name": plan.recipe.name, "seed": plan.recipe.seed, "cluster": plan.recipe.cluster.model_dump(mode="json"), "stages": stages}
 
 
 def _spec_node(step: Step, before: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

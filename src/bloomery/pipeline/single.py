@@ -13,8 +13,8 @@ from typing import Any  # Any: the values of a TOML table
 from bloomery.core.artifact import RECORD, Artifact, Store, explain_os_errors, find_damage, locked_folder, read_artifact, seal_folder
 from bloomery.core.config import check_config, suggest
 from bloomery.core.errors import ConfigError
-from bloomery.core.stage import Launch, Stage
-from bloomery.pipeline.launch import launch
+from bloomery.core.stage import Cluster, Launch, Stage
+from bloomery.pipeline.launch import launch, open_cluster
 from bloomery.pipeline.plan import Step, identify
 from bloomery.pipeline.recipe import Node, parse_value
 from bloomery.pipeline.sources import PREFIX, FileHashes
@@ -23,7 +23,14 @@ log = logging.getLogger(__name__)
 
 
 def run_single_stage(
-    stage: Stage, *, inputs: Mapping[str, Sequence[str]], settings: Mapping[str, Any], out: Path, workers: int = 1, devices: int = 1
+    stage: Stage,
+    *,
+    inputs: Mapping[str, Sequence[str]],
+    settings: Mapping[str, Any],
+    out: Path,
+    workers: int = 1,
+    devices: int = 1,
+    cluster: Cluster | None = None,
 ) -> Artifact:
     """Runs `stage` into the folder `out` and returns the artifact there. If it is already there, nothing is done.
 
@@ -38,7 +45,9 @@ def run_single_stage(
             return _check_existing(out, step)
         if not (work / RECORD).is_file():
             started = time.monotonic()
-            metrics = launch(step, out=work, log_folder=out.with_name(f"{out.name}.logs"), workers=workers)
+            log_folder = out.with_name(f"{out.name}.logs")
+            with open_cluster(cluster or Cluster()) as open_pool:
+                metrics = launch(step, out=work, log_folder=log_folder, workers=workers, open_pool=open_pool)
             log.info("%s: done in %.1f s", stage.name, time.monotonic() - started)
         else:
             metrics = read_artifact(work).record["metrics"]

@@ -3,6 +3,9 @@
 A recipe names them `file:PATH`, relative to the folder the command is run in. A glob stands for the files it matches;
 a folder for itself; a folder with an artifact.json for that artifact, under its own fingerprint. Everything else is
 identified by the names, sizes and sha256 of its files, so that moving a corpus does not change what is made of it.
+
+Files elsewhere (`file:s3://bucket/crawl/*.warc.gz`, `file:https://host/a.jsonl.gz`) are not read to be identified: names,
+sizes, and what their server calls their state (an ETag, a checksum, or the time of the last change) stand for them.
 """
 
 import contextlib
@@ -14,8 +17,9 @@ from typing import Any, NamedTuple  # Any: the values of a JSON document
 
 from bloomery.core.artifact import RECORD, read_artifact
 from bloomery.core.errors import BloomeryError, ConfigError, DataError
-from bloomery.core.files import read_json, sha256_file, write_json
+from bloomery.core.files import SIDE_FOLDERS, read_json, sha256_file, write_json
 from bloomery.core.fingerprint import canonical_json
+from bloomery.core.remote import as_path, list_remote, remote_url
 from bloomery.core.stage import Slot
 
 PREFIX = "file:"
@@ -60,6 +64,8 @@ def find_source(pattern: str, slot: Slot, hashes: FileHashes) -> Source:
 
     Raises DataError if nothing is there or it cannot be read, ConfigError if it is an artifact of another kind.
     """
+    if url := remote_url(pattern):
+        return _find_remote_source(url)
     path = Path(pattern).expanduser()
     if (path / RECORD).is_file():
         artifact = read_artifact(path)
@@ -81,3 +87,19 @@ def find_source(pattern: str, slot: Slot, hashes: FileHashes) -> Source:
     except OSError as error:
         raise DataError(f"{error.filename}: cannot be read ({error.strerror})") from error
     return Source(paths, hashlib.sha256(canonical_json(names).encode()).hexdigest())
+
+
+def _find_remote_source(url: str) -> Source:
+    # What a stage leaves beside its documents is passed over in a folder, not where somebody names it.
+    folder = f"{url.rstrip('/')}/"
+    files = [file for file in list_remote(url) if not (file.url.startswith(folder) and _is_beside(file.url.removeprefix(folder)))]
+    folders = [file.url.rpartition("/")[0] for file in files]
+    base = os.path.commonpath(folders) if len(files) > 1 else folders[0]
+    # commonpath writes s3:/bucket for s3://bucket; names are what follows it.
+    names = [[file.url.replace("://", ":/", 1)[len(base.replace("://", ":/", 1)) + 1 :], file.num_bytes, file.token] for file in files]
+    paths = tuple(as_path(file.url) for file in files)
+    return Source(paths, hashlib.sha256(canonical_json(names).encode()).hexdigest())
+
+
+def _is_beside(name: str) -> bool:
+    return bool(set(name.split("/")[:-1]) & set(SIDE_FOLDERS))

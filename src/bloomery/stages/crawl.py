@@ -4,11 +4,13 @@
     warc    the user's own WARC, ARC and WET files, taken over as they are
     html    a folder of .html files, written as WARC
     text    Parquet, JSONL or .txt files of documents, taken over as Parquet
+    common_crawl   archives of Common Crawl, or single records of them by its index: from the web
 
 Pages land as `NNNNN*.warc.gz` (or `.parquet`) in the folder; modules that could not be rendered are named in the ledger.
 """
 
 import functools
+import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -20,24 +22,38 @@ from urllib.parse import quote
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from bloomery.core.config import Config
-from bloomery.core.documents import list_document_files, read_documents, write_documents
-from bloomery.core.errors import ConfigError
+from bloomery.core.documents import document_id, list_document_files, read_documents, write_documents
+from bloomery.core.errors import ConfigError, DataError
 from bloomery.core.files import expand, read_json, write_atomically, write_json
+from bloomery.core.remote import FetchError, local_copy
 from bloomery.core.stage import Runtime, Slot, Stage
+from bloomery.curate.common_crawl import (
+    NUM_FAILED_IN_A_ROW,
+    CommonCrawlConfig,
+    IndexEntry,
+    download_archive,
+    fetch_record,
+    list_archives,
+    query_index,
+    read_index,
+)
 from bloomery.curate.flow import text_bytes
 from bloomery.curate.ledger import FOLDER, count_rules, ledger_row, ledger_table, write_ledger
 from bloomery.curate.pydoc_pages import URL, Page, environment_facts, list_modules, render_pages
 from bloomery.curate.warc import ARCHIVE_SUFFIXES, WrittenPage, write_warc
 
 HTML_SUFFIXES = (".html", ".htm", ".xhtml")
+INDEX_SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".cdxj", ".cdxj.gz", ".parquet")
 
 
 class CrawlConfig(Config):
-    """Where pages come from. The settings below `source` are for "pydoc" only, but for `num_shards`."""
+    """Where pages come from. The settings below `source` are for "pydoc" only, but for `num_shards` and `common_crawl`."""
 
-    source: Literal["pydoc", "warc", "html", "text"]
+    source: Literal["pydoc", "warc", "html", "text", "common_crawl"]
     num_shards: PositiveInt = 16
-    """Files to write, for "pydoc" and "html"."""
+    """Files to write, for "pydoc", "html" and single records of "common_crawl"."""
+    common_crawl: CommonCrawlConfig = Field(default_factory=CommonCrawlConfig)
+    """What to take, for "common_crawl"."""
     scope: Literal["environment", "stdlib"] = "environment"
     """Modules of the standard library and of every installed package, or of the standard library alone."""
     include: list[str] = Field(default=[])
@@ -60,7 +76,9 @@ class Task:
 
 
 def crawl(config: CrawlConfig, *, pages: Sequence[Path] = (), out: Path, runtime: Runtime) -> Mapping[str, int]:
-    """Fills `out` with pages. `pages` are the user's files, for every source but "pydoc"."""
+    """Fills `out` with pages. `pages` are the user's files, for every source but "pydoc"; for "common_crawl", index files."""
+    if config.source == "common_crawl":
+        return crawl_common(config, pages, out=out, runtime=runtime)
     if config.source == "pydoc":
         if pages:
             raise ConfigError('pages: files are given, but source = "pydoc" reads none; use source = "warc", "html" or "text"')
@@ -79,6 +97,72 @@ def crawl(config: CrawlConfig, *, pages: Sequence[Path] = (), out: Path, runtime
         for _ in runtime.pool().map(work, waiting):
             bar.advance()
     return _sum_counts(tasks, out=out)
+
+
+def crawl_common(config: CrawlConfig, pages: Sequence[Path], *, out: Path, runtime: Runtime) -> Mapping[str, int]:
+    """Fills `out` from Common Crawl: whole archives, or records by index. One request at a time, so not over the pool."""
+    wanted, scratch = config.common_crawl, out / ".scratch"
+    if not wanted.crawl and not pages:
+        raise ConfigError(
+            'common_crawl.crawl: required with source = "common_crawl", as "CC-MAIN-2024-10"; or connect index files to `pages`'
+        )
+    if pages or wanted.url:
+        entries = (
+            read_index(expand(pages, suffixes=INDEX_SUFFIXES), max_records=wanted.max_records) if pages else query_index(wanted, scratch)
+        )
+        if not entries:
+            raise DataError(f"the index has no record for {wanted.url or ', '.join(map(str, pages))}")
+        tasks = _deal([json.dumps(entry) for entry in entries], config.num_shards)
+        work = take_records
+    else:
+        names = list_archives(wanted, scratch)
+        tasks = [Task(i, f"{i:05d}-{Path(name).name}", (name,)) for i, name in enumerate(names)]
+        work = take_listed_archive
+    waiting = [task for task in tasks if not (out / task.name).exists()]
+    with runtime.progress(len(tasks), "files") as bar:
+        bar.advance(len(tasks) - len(waiting))
+        for task in waiting:
+            work(wanted, out, task)
+            bar.advance()
+    if work is take_listed_archive:
+        write_json(out / "sources.json", [read_json(_facts_path(out, task)) for task in tasks])
+    return _sum_counts(tasks, out=out)
+
+
+def take_listed_archive(config: CommonCrawlConfig, out: Path, task: Task) -> None:
+    """Downloads one archive; what a killed run fetched of it is not fetched again."""
+    part = out / ".scratch" / "parts" / task.name
+    part.parent.mkdir(parents=True, exist_ok=True)
+    facts = download_archive(config, task.items[0], part)
+    write_json(_facts_path(out, task), {"file": task.name, **facts._asdict()})
+    write_json(_counts_path(out, task), dict(zip(_COUNTS, (0, 0, facts.num_bytes, facts.num_bytes), strict=True)))
+    with part.open("rb") as file:
+        os.fsync(file.fileno())
+    part.replace(out / task.name)
+    part.with_name(f"{part.name}.validator").unlink(missing_ok=True)
+
+
+def take_records(config: CommonCrawlConfig, out: Path, task: Task) -> None:
+    """Fetches the records of one task into one archive, byte for byte; a record that cannot be had is a row of the ledger."""
+    rows, num_bytes, num_kept, failed_in_a_row = [], 0, 0, 0
+    with write_atomically(out / task.name) as temporary, temporary.open("wb") as sink:
+        for item in task.items:
+            entry = IndexEntry(*json.loads(item))
+            try:
+                sink.write(fetch_record(config, entry))
+                num_bytes, num_kept, failed_in_a_row = num_bytes + entry.num_bytes, num_kept + 1, 0
+            except FetchError as error:
+                id = document_id(entry.archive, entry.offset)
+                row = ledger_row(stage="crawl", rule="fetch_failed", id=id, url=entry.url, value=error.status, detail=str(error))
+                rows.append(row)
+                failed_in_a_row += 1
+                if failed_in_a_row == NUM_FAILED_IN_A_ROW:
+                    message = f"{NUM_FAILED_IN_A_ROW} records one after another could not be had, the last: {error}."
+                    raise DataError(f"{message} Finished files are kept: run the same command again, later.") from error
+        ledger = ledger_table(rows)
+        write_ledger(out / FOLDER / f"{task.index:05d}.parquet", ledger)
+        counts = dict(zip(_COUNTS, (len(task.items), num_kept, num_bytes, num_bytes), strict=True))
+        write_json(_counts_path(out, task), {**counts, **count_rules(ledger)})
 
 
 def choose_modules(config: CrawlConfig) -> list[str]:
@@ -114,10 +198,9 @@ def crawl_modules(config: CrawlConfig, out: Path, task: Task) -> int:
 
 def take_archive(out: Path, task: Task) -> int:
     """Takes one archive over as it is: by a hard link where that is possible, else by a copy."""
-    source = Path(task.items[0])
-    size = source.stat().st_size
-    write_json(_counts_path(out, task), {"documents_in": 0, "documents_out": 0, "bytes_in": size, "bytes_out": size})
-    with write_atomically(out / task.name) as temporary:
+    with local_copy(Path(task.items[0])) as source, write_atomically(out / task.name) as temporary:
+        size = source.stat().st_size
+        write_json(_counts_path(out, task), {"documents_in": 0, "documents_out": 0, "bytes_in": size, "bytes_out": size})
         try:
             os.link(source.resolve(), temporary)
         except OSError:  # another file system, or one without hard links
@@ -130,7 +213,8 @@ def pack_html(out: Path, task: Task) -> int:
     pages = []
     for item in task.items:
         url, _, path = item.partition("\n")
-        pages.append(WrittenPage(url, Path(path).read_bytes()))
+        with local_copy(Path(path)) as local:
+            pages.append(WrittenPage(url, local.read_bytes()))
     num_bytes = sum(len(page.html) for page in pages)
     write_json(_counts_path(out, task), dict(zip(_COUNTS, (len(pages), len(pages), num_bytes, num_bytes), strict=True)))
     # No charset: the files' own declarations count.
@@ -177,6 +261,10 @@ def _sum_counts(tasks: Sequence[Task], *, out: Path) -> dict[str, int]:
         for name, count in read_json(_counts_path(out, task)).items():
             total[name] = total.get(name, 0) + count
     return {name: total[name] for name in (*_COUNTS, *sorted(set(total) - set(_COUNTS)))}
+
+
+def _facts_path(out: Path, task: Task) -> Path:
+    return out / ".scratch" / f"{task.index:05d}.source.json"
 
 
 def _counts_path(out: Path, task: Task) -> Path:

@@ -16,20 +16,29 @@ import pyarrow as pa
 from bloomery.core.documents import BATCH_BYTES, DOCUMENT_SUFFIXES, document_id, document_table, read_document_batches
 from bloomery.core.files import expand
 from bloomery.core.stage import Runtime, Slot, Stage
-from bloomery.curate.extract import ExtractConfig, Refused, extract_page, tidy_text
+from bloomery.curate.blocks import SHIPPED_MODEL, load_block_model
+from bloomery.curate.extract import ExtractConfig, Refused, extract_page, load_trafilatura
 from bloomery.curate.flow import Outcome, Shard, map_shards, number_shards, text_bytes
 from bloomery.curate.language import identify_language
 from bloomery.curate.ledger import ledger_row, ledger_table
+from bloomery.curate.normalize import normalize_text
 from bloomery.curate.warc import ARCHIVE_SUFFIXES, Capture, Damage, read_captures
 
 
-def extract(config: ExtractConfig, *, pages: list[Path], out: Path, runtime: Runtime) -> Mapping[str, int]:
-    """Fills `out` with one document shard for each input file. Counts are of records that hold, or should hold, a page."""
+def extract(config: ExtractConfig, *, pages: list[Path], model: Path | None = None, out: Path, runtime: Runtime) -> Mapping[str, int]:
+    """Fills `out` with one document shard for each input file. Counts are of records that hold, or should hold, a page.
+
+    `model` is a block classifier made by `train_extractor`, in place of the one that comes with the package.
+    """
+    if config.extractor == "trafilatura":
+        load_trafilatura()
+    elif config.extractor == "blocks":
+        load_block_model(model or SHIPPED_MODEL)
     files = expand(pages, suffixes=ARCHIVE_SUFFIXES + DOCUMENT_SUFFIXES)
-    return map_shards(functools.partial(extract_file, config), number_shards(files), out=out, runtime=runtime)
+    return map_shards(functools.partial(extract_file, config, model or SHIPPED_MODEL), number_shards(files), out=out, runtime=runtime)
 
 
-def extract_file(config: ExtractConfig, shard: Shard) -> Iterator[Outcome]:
+def extract_file(config: ExtractConfig, model: Path, shard: Shard) -> Iterator[Outcome]:
     """The documents of one file of pages, and the ledger of the rest."""
     if shard.source.name.endswith(DOCUMENT_SUFFIXES):
         yield from _pass_through(config, shard.source)
@@ -43,11 +52,12 @@ def extract_file(config: ExtractConfig, shard: Shard) -> Iterator[Outcome]:
             dropped.append(ledger_row(stage="extract", rule=item.rule, id=id, url=item.url, value=item.value, detail=item.detail))
             continue
         bytes_in += len(item.body)
-        result = extract_page(item, config)
+        result = extract_page(item, config, model=model)
         if isinstance(result, Refused):
             dropped.append(_refusal(result, id=id, url=item.url))
         else:
             meta = {"encoding": result.encoding, "offset": item.offset, "title": result.title}
+            meta |= {name: value for name, value in (("author", result.author), ("published", result.published)) if value}
             rows.append(_document(item, id=id, source=shard.source.name, text=result.text, meta=meta))
             held += len(result.text)
         if held >= BATCH_BYTES:
@@ -82,7 +92,7 @@ def _pass_through(config: ExtractConfig, source: Path) -> Iterator[Outcome]:
 
 def _tidy_batch(config: ExtractConfig, table: pa.Table) -> Outcome:
     rows, dropped = [], []
-    for row in _identify_missing(table):
+    for row in _identify_missing(config, table):
         if len(row["text"]) < config.min_characters:
             refused = Refused("no_text", len(row["text"]), config.min_characters)
             dropped.append(_refusal(refused, id=row["id"], url=row["url"], text=row["text"]))
@@ -91,9 +101,9 @@ def _tidy_batch(config: ExtractConfig, table: pa.Table) -> Outcome:
     return Outcome(document_table(rows), ledger_table(dropped), len(table), text_bytes(table))
 
 
-def _identify_missing(table: pa.Table) -> Iterator[dict[str, Any]]:
+def _identify_missing(config: ExtractConfig, table: pa.Table) -> Iterator[dict[str, Any]]:
     for row in table.to_pylist():
-        row["text"] = tidy_text(row["text"] or "")
+        row["text"] = normalize_text(row["text"] or "", config.normalize)
         if row["language"] is None:
             row["language"], row["language_score"] = identify_language(row["text"])
         yield row
@@ -103,7 +113,7 @@ STAGE = Stage(
     name="extract",
     config_type=ExtractConfig,
     run=extract,
-    inputs={"pages": Slot("pages", many=True)},
+    inputs={"pages": Slot("pages", many=True), "model": Slot("scorer", optional=True)},
     output="documents",
-    version=1,
+    version=2,
 )

@@ -1,0 +1,289 @@
+"""The block classifier: which blocks of a page are its content, and their text.
+
+A page's blocks (`html_kernels`) are measured (`block_features`), scored by two rounds of boosted trees (the second also
+sees the first one's scores of what stands around a block), and the set of blocks is kept that has the highest expected
+word F1. All of it runs on one serialised tree in compiled passes: about a tenth of trafilatura's time.
+
+The shipped model is `extraction_model.json`: class words and text words with their log-odds, and trees as nested lists
+`[feature, threshold, if at most, if more]`, so that one can read what it does. `train_extractor` makes another.
+"""
+
+import functools
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple  # Any: trees are nested lists of JSON
+
+import numpy as np
+
+from bloomery.core.errors import DataError
+from bloomery.core.files import read_json
+from bloomery.curate.block_features import FEATURES, SCORE_FEATURES, measure_blocks, measure_scores
+from bloomery.curate.html_kernels import (
+    B_ELEMENT,
+    B_KIND,
+    B_START,
+    B_STOP,
+    B_WORDS,
+    BLOCK,
+    CODE,
+    E_PARENT,
+    E_TAG,
+    GROUPS,
+    NAMED,
+    TAG_GROUPS,
+    TAGS,
+    WORD_GROUPS,
+    find_blocks,
+)
+from bloomery.curate.kernels import compiled
+
+FORMAT = "bloomery blocks 1"
+SHIPPED_MODEL = Path(__file__).with_name("extraction_model.json")
+MAX_BLOCKS = 40_000
+"""Blocks of a page that are judged; a page has 250 on average. What stands behind them is left out."""
+LISTED = ("li", "tr", "dt", "dd")
+CODES_LISTED = frozenset(CODE[name] for name in LISTED)
+
+Floats = np.ndarray[Any, np.dtype[np.float64]]
+
+
+class Page(NamedTuple):
+    """A page cut into blocks: the arrays that `find_blocks` returns."""
+
+    text: np.ndarray[Any, np.dtype[np.uint8]]
+    blocks: np.ndarray[Any, np.dtype[np.int64]]
+    odds: Floats
+    elements: np.ndarray[Any, np.dtype[np.int64]]
+    element_odds: Floats
+    bits: np.ndarray[Any, np.dtype[np.uint64]]
+
+
+class Forest(NamedTuple):
+    """Boosted trees, flat: node i goes to `left[i]` if row[feature[i]] <= value[i], else to `right[i]`; a leaf has feature -1."""
+
+    baseline: float
+    roots: np.ndarray[Any, np.dtype[np.int32]]
+    feature: np.ndarray[Any, np.dtype[np.int32]]
+    value: np.ndarray[Any, np.dtype[np.float32]]
+    left: np.ndarray[Any, np.dtype[np.int32]]
+    right: np.ndarray[Any, np.dtype[np.int32]]
+
+
+class Words(NamedTuple):
+    """Tables of the kernels (see `html_kernels.look_up`): what is known of class words, and of words of the text."""
+
+    classes: tuple[np.ndarray[Any, Any], np.ndarray[Any, Any], np.ndarray[Any, Any]]
+    text: tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
+
+
+class BlockModel(NamedTuple):
+    """What `extraction_model.json` holds, ready for the kernels."""
+
+    words: Words
+    first: Forest
+    second: Forest
+
+
+def load_block_model(path: Path) -> BlockModel:
+    """The model in a file, or in a folder that `train_extractor` made. Raises DataError if it is none."""
+    file = path / SHIPPED_MODEL.name if path.is_dir() else path
+    if not file.is_file():
+        raise DataError(f"{file}: no such file; expected a block model made by: bloomery stage train_extractor")
+    raw = read_json(file)
+    if not isinstance(raw, Mapping) or raw.get("format") != FORMAT:
+        raise DataError(f'{file}: not a block model of the format "{FORMAT}"; make one with: bloomery stage train_extractor')
+    first = make_forest(raw["first"]["baseline"], raw["first"]["trees"], FEATURES)
+    second = make_forest(raw["second"]["baseline"], raw["second"]["trees"], [*FEATURES, *SCORE_FEATURES])
+    return BlockModel(make_words(raw["class_words"], raw["text_words"]), first, second)
+
+
+@functools.lru_cache(maxsize=2)
+def block_model(path: Path) -> BlockModel:
+    """`load_block_model`, once in a process."""
+    return load_block_model(path)
+
+
+def cut_page(html: str, words: Words) -> Page:
+    """The blocks of serialised HTML (`str(HTMLTree)`)."""
+    data = np.frombuffer(html.encode("utf-8", "replace"), np.uint8)
+    return Page(*find_blocks(data, tag_table(), words.classes, words.text, np.uint64(hash_word("displaynone")), MAX_BLOCKS))
+
+
+def score_blocks(page: Page, model: BlockModel) -> Floats:
+    """For each block the probability that its words belong to the page's content."""
+    features = measure_blocks(page.blocks, page.odds, page.elements, page.element_odds, page.bits)
+    first = score_rows(features, model.first)
+    return score_rows(np.hstack((features, measure_scores(page.blocks, page.elements, first))), model.second)
+
+
+def choose_blocks(scores: Floats, words: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """The set of blocks of the highest expected word F1: 2 * expected words right / (words kept + expected words of content).
+
+    >>> choose_blocks(np.array([0.9, 0.1, 0.6]), np.array([100, 50, 80])).tolist()
+    [True, False, True]
+    """
+    order = np.argsort(-scores, kind="stable")
+    expected = (scores * words)[order]
+    f1 = 2 * np.cumsum(expected) / (np.cumsum(words[order]) + expected.sum() + 1e-9)
+    keep = np.zeros(len(scores), np.bool_)
+    if len(scores):
+        keep[order[: int(np.argmax(f1)) + 1]] = True
+    return keep
+
+
+def find_content(page: Page, model: BlockModel) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    """Which blocks of a page are its content; at least one, if there is one."""
+    return choose_blocks(score_blocks(page, model), page.blocks[:, B_WORDS])
+
+
+def render_blocks(page: Page, keep: np.ndarray[Any, np.dtype[np.bool_]], *, format: Literal["text", "markdown"]) -> str:
+    """The text of the kept blocks: paragraphs with an empty line between, items of a list and rows of a table without one.
+
+    In Markdown headings and quotations have their marks and code blocks their fences; links and emphasis are dropped.
+    """
+    data = page.text.tobytes()
+    parts: list[str] = []
+    previous = 0
+    for block in page.blocks[keep][:, [B_START, B_STOP, B_KIND, B_ELEMENT]].tolist():
+        text = data[block[0] : block[1]].decode("utf-8", "replace")
+        kind = block[2]
+        parts.append("\n" if previous in CODES_LISTED and kind in CODES_LISTED else "\n\n")
+        parts.append(_mark(text, NAMED[kind - 1] if kind else "", page, block[3], format))
+        previous = kind
+    return "".join(parts[1:])
+
+
+def score_rows(rows: np.ndarray[Any, np.dtype[np.float32]], forest: Forest) -> Floats:
+    """The probability that the trees give each row."""
+    raw = _sum_trees(np.ascontiguousarray(rows), forest.roots, forest.feature, forest.value, forest.left, forest.right)
+    probability: Floats = 1.0 / (1.0 + np.exp(-(raw + forest.baseline)))
+    return probability
+
+
+def make_forest(baseline: float, trees: Sequence[Any], names: Sequence[str]) -> Forest:
+    """Flat arrays of trees that are nested lists [feature name, threshold, if at most, if more] or numbers."""
+    place = {name: column for column, name in enumerate(names)}
+    nodes: list[list[float]] = []
+    roots: list[int] = []
+
+    def add(tree: Any) -> int:
+        at = len(nodes)
+        if not isinstance(tree, list):
+            nodes.append([-1, float(tree), 0, 0])
+            return at
+        nodes.append([place[tree[0]], float(tree[1]), 0, 0])
+        nodes[at][2], nodes[at][3] = add(tree[2]), add(tree[3])
+        return at
+
+    for tree in trees:
+        roots.append(add(tree))
+    table = np.array(nodes, np.float64).reshape(-1, 4)
+    feature, left, right = (table[:, column].astype(np.int32) for column in (0, 2, 3))
+    return Forest(float(baseline), np.array(roots, np.int32), feature, table[:, 1].astype(np.float32), left, right)
+
+
+def make_words(class_odds: Mapping[str, float], text_odds: Mapping[str, float]) -> Words:
+    """The tables of the kernels, of log-odds of class words and of words of the text."""
+    group_of: dict[str, int] = {}
+    for group, spelled in WORD_GROUPS.items():
+        for word in spelled.split():
+            group_of[word] = group_of.get(word, 0) | 1 << GROUPS.index(group)
+    words = sorted({*group_of, *class_odds})
+    keys, order = _open_table([hash_word(word) for word in words])
+    groups, odds = np.zeros(len(keys), np.uint64), np.zeros(len(keys), np.float64)
+    for place, number in order:
+        groups[place], odds[place] = group_of.get(words[number], 0), class_odds.get(words[number], 0.0)
+    text_words = sorted(text_odds)
+    text_keys, text_order = _open_table([hash_word(word) for word in text_words])
+    values = np.zeros(len(text_keys), np.float64)
+    for place, number in text_order:
+        values[place] = text_odds[text_words[number]]
+    return Words((keys, groups, odds), (text_keys, values))
+
+
+@functools.cache
+def tag_table() -> tuple[np.ndarray[Any, Any], ...]:
+    """What `find_blocks` knows of tags: (keys, codes, kinds, bits of groups)."""
+    names = sorted({*TAGS, *NAMED})
+    keys, order = _open_table([_pack(name) for name in names])
+    codes, kinds, bits = np.zeros(len(keys), np.int64), np.full(len(keys), BLOCK, np.int64), np.zeros(len(keys), np.uint64)
+    for place, number in order:
+        name = names[number]
+        codes[place], kinds[place] = CODE.get(name, 0), TAGS.get(name, BLOCK)
+        bits[place] = 1 << GROUPS.index(name) if name in TAG_GROUPS else 0
+    return keys, codes, kinds, bits
+
+
+def hash_word(word: str) -> int:
+    """The FNV-1a hash by which the kernels know a word."""
+    state = 0xCBF29CE484222325
+    for byte in word.encode():
+        state = (state ^ byte) * 0x100000001B3 & 0xFFFFFFFFFFFFFFFF
+    return state
+
+
+def dump_model(model: Mapping[str, Any]) -> str:
+    """The JSON of a model, a tree or a hundred words a line: equal models, equal bytes."""
+    lines = ["{"]
+    for key, value in model.items():
+        if key in ("class_words", "text_words"):
+            items = [f"{json.dumps(word, ensure_ascii=False)}: {value[word]:g}" for word in sorted(value)]
+            rows = ",\n  ".join(", ".join(items[i : i + 20]) for i in range(0, len(items), 20))
+            lines.append(f'"{key}": {{\n  {rows}\n}},')
+        elif key in ("first", "second"):
+            trees = ",\n  ".join(json.dumps(tree, separators=(",", ":")) for tree in value["trees"])
+            lines.append(f'"{key}": {{"baseline": {value["baseline"]!r}, "trees": [\n  {trees}\n]}},')
+        else:
+            lines.append(f"{json.dumps(key)}: {json.dumps(value, ensure_ascii=False)},")
+    lines[-1] = lines[-1].removesuffix(",")
+    return "\n".join([*lines, "}"]) + "\n"
+
+
+@compiled
+def _sum_trees(rows, roots, feature, value, left, right):  # type: ignore[no-untyped-def]  # compiled
+    out = np.zeros(len(rows), np.float64)
+    for root in roots:
+        for i in range(len(rows)):
+            at = root
+            while feature[at] >= 0:
+                at = left[at] if rows[i, feature[at]] <= value[at] else right[at]
+            out[i] += value[at]
+    return out
+
+
+def _mark(text: str, kind: str, page: Page, element: int, format: Literal["text", "markdown"]) -> str:
+    if kind == "pre":
+        return f"```\n{text}\n```" if format == "markdown" else text
+    if kind == "li":
+        return f"- {text}"
+    if format == "text":
+        return text
+    if kind in ("h1", "h2", "h3", "h4", "h5", "h6"):
+        return f"{'#' * int(kind[1])} {' '.join(text.split())}"
+    while element:
+        if page.elements[element, E_TAG] == CODE["blockquote"]:
+            return "> " + text.replace("\n", "\n> ")
+        element = page.elements[element, E_PARENT]
+    return text
+
+
+def _open_table(hashes: Sequence[int]) -> tuple[np.ndarray[Any, np.dtype[np.uint64]], Iterable[tuple[int, int]]]:
+    size = 1 << max(4, (3 * len(hashes)).bit_length())
+    keys = np.zeros(size, np.uint64)
+    order = []
+    for number, key in enumerate(hashes):
+        at = (key ^ key >> 29) & size - 1
+        while keys[at]:
+            assert int(keys[at]) != key, f"two words have the hash {key}"
+            at = at + 1 & size - 1
+        keys[at] = key
+        order.append((at, number))
+    return keys, order
+
+
+def _pack(name: str) -> int:
+    packed = 0
+    for byte in name.encode():
+        packed = (packed << 8 | byte) & 0xFFFFFFFFFFFFFFFF
+    return packed

@@ -41,7 +41,7 @@ def main() -> None:
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--data", type=Path, required=True, help="folder with extraction/wcxb_dev.warc.zst and so on")
     options.add_argument("--cache", type=Path, default=Path("/tmp/bench-extraction"))
-    options.add_argument("--folds", type=int, default=5)
+    options.add_argument("--folds", type=int, default=3)
     arguments = options.parse_args()
     arguments.cache.mkdir(parents=True, exist_ok=True)
     folder = arguments.data / "extraction"
@@ -71,9 +71,9 @@ class Labelled:
 def read_pages(archive: Path, truth: Path, column: str) -> list[Labelled]:
     """The pages that have a row in `truth`."""
     with gzip.open(truth, "rt", encoding="utf-8") as file:
-        rows = {row["url"]: row for row in map(json.loads, file)}
+        rows = {row["url"]: row for row in map(json.loads, file) if isinstance(row.get(column), str)}
     captures = [item for item in read_captures(archive, max_record_bytes=64 << 20) if isinstance(item, Capture) and item.url in rows]
-    return [Labelled(item, rows[item.url].get(column) or "", page_kind(rows[item.url])) for item in captures]
+    return [Labelled(item, rows[item.url][column], page_kind(rows[item.url])) for item in captures]
 
 
 def page_kind(row: dict) -> str:

@@ -60,11 +60,12 @@ def expected(tmp_path_factory, options) -> dict[str, str]:
 
 
 @pytest.fixture
-def nodes():
+def nodes(monkeypatch):
     """A Ray cluster of two node processes with one core each; the first is the head."""
     pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # Ray's default, 15, gets little of a machine that runs other tests
     cluster = Cluster(initialize_head=True, head_node_args=NODE)
     cluster.add_node(**NODE)
     cluster.wait_for_nodes()

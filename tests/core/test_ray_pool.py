@@ -20,6 +20,7 @@ def tasks():
     """tests/core/pool_tasks.py, importable by workers too."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(Path(__file__).parent)
+        patch.setenv("RAY_worker_niceness", "0")  # Ray's default, 15, gets little of a machine that runs other tests
         patch.setenv("PYTHONPATH", str(Path(__file__).parent))
         yield importlib.import_module("pool_tasks")
 

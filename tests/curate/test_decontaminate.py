@@ -276,3 +276,26 @@ def test_of_a_folder_of_conversations_only_the_held_out_part_is_read(tmp_path):
         "bench/b.jsonl.gz",
         "synthesized/test.jsonl.gz",
     ]
+
+
+@pytest.mark.parametrize(
+    ("copy", "prompt"),
+    [
+        ("什么是人工智能的定义？", "什么是人工智能的定义"),
+        ("日本の首都は　どこですか", "日本の首都はどこですか？"),
+        ("مَا هِيَ عَاصِمَةُ المملكة العربيـــة السعودية", "ما هي عاصمة المملكة العربية السعودية"),
+        ("STRASSE IM GROSSEN ALTEN DORF BEI KOELN", "Straße im großen alten Dorf bei Koeln"),
+        ("ГДЕ НАХОДИТСЯ СТОЛИЦА РОССИЙСКОЙ ФЕДЕРАЦИИ", "Где находится столица Российской Федерации?"),
+    ],
+)
+def test_prompts_of_other_scripts_are_found(copy, prompt):
+    assert hits([copy], [prompt]) == [prompt]
+
+
+def test_a_text_of_one_endless_line_with_very_many_leaks_takes_no_longer_than_another():
+    question = "Where does the river Neva end"
+    text = f"One two three. {question}? " * 20_000
+    [found] = search([text], [Prompt("quiz", 1, "prompt", question)])
+    assert len(found) == 20_000
+    assert cut_hits(text, found, DecontaminateConfig(mode="passage")) == (None, 20_000, 0)
+    assert cut_hits(text, found, DecontaminateConfig(mode="passage", max_cuts=20_000)).text == " ".join(["One two three."] * 20_000)

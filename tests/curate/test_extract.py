@@ -1,5 +1,6 @@
 """From bytes to text: charsets, hostile markup, main content, tidy lines."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -8,14 +9,16 @@ from hypothesis import strategies as st
 from resiliparse.parse.html import HTMLTree
 
 from bloomery.curate.extract import (
+    MAX_EFFORT,
     ExtractConfig,
     Extracted,
     Refused,
     decode_bytes,
     extract_page,
-    extract_text,
-    find_hostile_markup,
-    tidy_text,
+    extract_plain,
+    measure_markup,
+    refuse_hostile_markup,
+    run_within,
 )
 from bloomery.curate.pydoc_pages import Page, render_pages
 from bloomery.curate.warc import Capture
@@ -55,20 +58,11 @@ def test_any_bytes_decode_to_something(body, charset):
     assert decode_bytes(body, charset=charset).text.encode("utf-8", "surrogatepass") is not None
 
 
-@given(st.text(alphabet="ab \t\n\r\xa0\x00\u200b", max_size=60))
-def test_tidying_twice_changes_nothing_more(text):
-    once = tidy_text(text)
-    assert tidy_text(once) == once
-    assert (
-        "\xa0" not in once and "\x00" not in once and "\n\n\n" not in once and not any(line != line.rstrip() for line in once.split("\n"))
-    )
-
-
 def test_navigation_goes_and_the_article_stays():
     article = "<p>The furnace is filled with charcoal and ore in layers, and blown for half a day.</p>" * 8
     nav = "<nav><ul><li><a href=/>Home</a><li><a href=/x>Products</a></ul></nav>"
     html = f"<html><body>{nav}<main>{article}</main><footer>Imprint</footer></body></html>"
-    text = extract_text(HTMLTree.parse(html))
+    text = extract_plain(HTMLTree.parse(html))
     assert text.count("The furnace") == 8 and "Products" not in text and "Imprint" not in text
 
 
@@ -94,21 +88,69 @@ def test_hostile_pages_are_refused_before_they_are_parsed():
     assert isinstance(large, Refused) and large.rule == "html_too_large"
 
 
+def hostility(html: str, config: ExtractConfig) -> Refused | None:
+    return refuse_hostile_markup(measure_markup(html), config)
+
+
 def test_a_long_page_of_open_paragraphs_and_table_cells_is_not_hostile():
-    assert find_hostile_markup("<table>" + "<tr><td>a<td>b<p>c<br>" * 3000 + "</table>", ExtractConfig()) is None
-    assert find_hostile_markup("<div><span>a</span></div>" * 3000, ExtractConfig()) is None
-    assert find_hostile_markup("1 < 2 << 3 <4 a b c d" * 3000, ExtractConfig()) is None
+    assert hostility("<table>" + "<tr><td>a<td>b<p>c<br>" * 3000 + "</table>", ExtractConfig()) is None
+    assert hostility("<div><span>a</span></div>" * 3000, ExtractConfig()) is None
+    assert hostility("1 < 2 << 3 <4 a b c d" * 3000, ExtractConfig()) is None
     script = "<script>if (a<b && c) { " + "var x " * 3000 + "}</script>"
-    assert find_hostile_markup(script + "<!-- <div> " + "<div>" * 3000 + "-->", ExtractConfig()) is None
-    assert find_hostile_markup(script + "<i>" * 3000, ExtractConfig()) == Refused("nested_too_deeply", 3000.0, 1000)
+    assert hostility(script + "<!-- <div> " + "<div>" * 3000 + "-->", ExtractConfig()) is None
+    assert hostility(script + "<i>" * 3000, ExtractConfig()) == Refused("nested_too_deeply", 3000.0, 1000)
 
 
 def test_a_quote_that_never_ends_is_read_in_one_pass():
     # Quadratic time would take hours here.
     for html in ("<script>" * 300_000, "<!--" * 300_000, "<" * 1_000_000):
-        assert find_hostile_markup(html, ExtractConfig()) is None
+        assert hostility(html, ExtractConfig()) is None
     for html in ('<a b="' * 300_000, "</a " * 300_000):
-        assert find_hostile_markup(html, ExtractConfig()).rule == "too_many_attributes"
+        assert hostility(html, ExtractConfig()).rule == "too_many_attributes"
+
+
+def sleep_over(html: str, seconds: float) -> str:
+    """A parser that a page keeps busy; the rehearsal is quick."""
+    time.sleep(seconds if html == "slow" else 0)
+    return "done"
+
+
+def test_an_extractor_that_does_not_end_is_a_ledger_row_and_the_next_page_is_read():
+    assert run_within(0.2, sleep_over, "slow", 1000.0) == Refused("deadline", None, 0.2, "not extracted within 0.2 s")
+    assert run_within(60, sleep_over, "quick", 1000.0) == "done"
+
+
+def test_formatting_that_every_paragraph_opens_again_ends_at_the_deadline():
+    # 900 open elements times 2,000 paragraphs, out of 30 kB; no cap on nesting sees it, as a paragraph closes the last.
+    bomb = b"".join(b"<p><b id=%d>" % i for i in range(900)) + b"<p>x" * 2000
+    assert measure_markup(bomb.decode()).effort > MAX_EFFORT
+    result = extract_page(page(bomb * 4), ExtractConfig(max_seconds=0.5, max_nesting=10_000))
+    assert isinstance(result, Refused) and (result.rule, result.threshold) == ("deadline", 0.5)
+
+
+def test_a_suspicious_page_that_is_quick_comes_out_of_the_helper_as_it_would_here():
+    html = "<div>" * 900 + "".join(f"<p>{RUSSIAN}</p>" for _ in range(2000)) + "</div>" * 900
+    assert measure_markup(html).effort > MAX_EFFORT
+    result = extract_page(page(html.encode()), ExtractConfig(extractor="resiliparse", max_seconds=100))
+    assert isinstance(result, Extracted) and result.text.count("Съешь") == 10_000
+
+
+def test_title_author_and_day_are_kept_and_the_title_may_head_the_text():
+    html = '<title>Iron</title><meta name="author" content="Ada Smith"><meta property="article:published_time" content="2021-03-05">'
+    body = page(f"{html}<body><p>{'The bloom is hammered while it is hot. ' * 20}".encode())
+    result = extract_page(body, ExtractConfig())
+    assert isinstance(result, Extracted) and (result.title, result.author, result.published) == ("Iron", "Ada Smith", "2021-03-05")
+    assert not result.text.startswith("Iron")
+    headed = extract_page(body, ExtractConfig(title="heading", format="markdown"))
+    assert isinstance(headed, Extracted) and headed.text == f"# Iron\n\n{result.text}"
+
+
+def test_trafilatura_is_an_extractor_too():
+    pytest.importorskip("trafilatura")
+    text = "The furnace is filled with charcoal and ore in layers, and blown for half a day."
+    html = f"<html><body><nav><a href=/>Home</a></nav><article>{f'<p>{text}</p>' * 9}</article></body></html>"
+    result = extract_page(page(html.encode()), ExtractConfig(extractor="trafilatura", max_seconds=100))
+    assert isinstance(result, Extracted) and text in result.text and "Home" not in result.text
 
 
 @pytest.mark.parametrize(

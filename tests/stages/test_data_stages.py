@@ -313,3 +313,20 @@ def test_the_genuine_archives_give_documents_or_ledger_rows(tmp_path):
         shard, ledger = tmp_path / "out" / f"{index:05d}.parquet", tmp_path / "out" / "ledger" / f"{index:05d}.parquet"
         assert pq.read_metadata(shard).num_rows + pq.read_metadata(ledger).num_rows > 0
     assert metrics["documents_out"] > 250
+
+
+def test_a_large_file_of_documents_becomes_several_shards_the_same_ones_after_a_kill(tmp_path, monkeypatch):
+    monkeypatch.setattr(crawl, "SHARD_BYTES", 3000)
+    monkeypatch.setattr(crawl, "read_document_batches", functools.partial(crawl.read_document_batches, max_bytes=1000))
+    rows = [{"id": str(i), "text": article(i, sentences=3)} for i in range(40)]
+    write_jsonl(tmp_path / "big.jsonl", rows)
+    step = functools.partial(crawl.crawl, crawl.CrawlConfig(source="text"), pages=[tmp_path / "big.jsonl"])
+    metrics = run(step, tmp_path / "out")
+    paths = sorted((tmp_path / "out").glob("*.parquet"))
+    assert len(paths) > 2 and metrics["documents_out"] == 40
+    texts = {row["id"]: row["text"] for path in paths for row in read_documents(path).to_pylist()}
+    assert texts == {row["id"]: row["text"] for row in rows}
+    (tmp_path / "out" / "00000.parquet").unlink()  # as a kill before the last rename leaves it
+    before = {path.name: path.read_bytes() for path in paths[1:]}
+    assert run(step, tmp_path / "out") == metrics
+    assert before == {path.name: path.read_bytes() for path in paths[1:]}

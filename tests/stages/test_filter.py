@@ -8,7 +8,7 @@ import pytest
 
 from bloomery.core.config import check_config
 from bloomery.core.documents import document_table, read_documents, write_documents
-from bloomery.core.errors import DataError
+from bloomery.core.errors import ConfigError, DataError
 from bloomery.core.stage import Runtime
 from bloomery.curate.ledger import read_ledger
 from bloomery.stages.filter import FilterConfig, filter
@@ -89,3 +89,23 @@ def test_edited_lines_are_counted_and_a_document_without_any_left_is_dropped(tmp
 def test_mistakes_in_the_config_are_explained(values, message):
     config, mistakes = check_config(FilterConfig, values)
     assert config is None and message in " ".join(mistakes)
+
+
+def test_languages_are_named_anew_by_another_identifier_and_shares_of_paragraphs_are_a_signal(tmp_path):
+    pytest.importorskip("pycld2")
+    german = "Das Eisen wird im Ofen mit Holzkohle geschmolzen und danach geschmiedet, bis die Schlacke heraus ist."
+    english = "The iron is melted with charcoal in the furnace and then forged until all of the slag has come out of it."
+    rows = [{"id": "g", "text": german, "language": "en", "language_score": 1.0}, {"id": "m", "text": f"{english}\n{german}\n{german}"}]
+    write_documents(tmp_path / "in.parquet", document_table(rows))
+    config = FilterConfig(rules=["language"], languages=[], min_language_score=0, identifier="cld2", paragraph_languages=True)
+    out = tmp_path / "out"
+    filter(config, documents=[tmp_path / "in.parquet"], out=out, runtime=Runtime(quiet=True))
+    found = {row["id"]: row for row in pq.read_table(out / "signals" / "00000.parquet").to_pylist()}
+    assert found["g"]["language"] == "de" and found["g"]["signal_language_share"] == 1.0
+    assert found["m"]["language"] == "de" and 0.6 < found["m"]["signal_language_share"] < 0.7
+
+
+def test_fasttext_and_its_model_go_together(tmp_path):
+    write_documents(tmp_path / "in.parquet", document_table([{"id": "a", "text": "b"}]))
+    with pytest.raises(ConfigError, match="language_model"):
+        filter(FilterConfig(identifier="fasttext"), documents=[tmp_path / "in.parquet"], out=tmp_path, runtime=Runtime(quiet=True))

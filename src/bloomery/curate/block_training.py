@@ -56,6 +56,8 @@ class BlockTrainingConfig(Config):
     max_block_rows: PositiveInt = 80_000
     """Blocks that a round of trees is fitted on, drawn by weight."""
     seed: NonNegativeInt = 0
+    attribution: str = ""
+    """Whose work the pages and their gold texts are; written into the model's file."""
 
 
 class Example(NamedTuple):
@@ -138,8 +140,9 @@ def train_blocks(examples: Sequence[Example], config: BlockTrainingConfig, *, ab
     class_odds, text_odds = find_odds(counts, sites, config)
     return {
         "format": FORMAT,
+        "attribution": config.attribution,
         **about,
-        "config": config.model_dump(mode="json"),
+        "config": config.model_dump(mode="json", exclude={"attribution"}),
         "class_words": class_odds,
         "text_words": text_odds,
         "first": {"baseline": whole[0], "trees": whole[1]},
@@ -273,5 +276,14 @@ def _nested(nodes: Any, at: int, names: Sequence[str]) -> Any:  # Any: scikit-le
     node = nodes[at]
     if node["is_leaf"]:
         return round(float(node["value"]), 5)
-    threshold = float(f"{node['num_threshold']:.6g}")
+    threshold = _float32_at_most(float(node["num_threshold"]))
     return [names[node["feature_idx"]], threshold, _nested(nodes, node["left"], names), _nested(nodes, node["right"], names)]
+
+
+def _float32_at_most(value: float) -> float:
+    # A threshold often is a value of the data itself, so it may not be rounded: x <= value and x <= this agree for every
+    # float32 x. Its shortest decimal spelling that reads back as the same float32.
+    rounded = np.float32(value)
+    if float(rounded) > value:
+        rounded = np.nextafter(rounded, np.float32(-np.inf))
+    return float(str(rounded))

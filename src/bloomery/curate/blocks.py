@@ -211,7 +211,7 @@ def tag_table() -> tuple[np.ndarray[Any, Any], ...]:
     for place, number in order:
         name = names[number]
         codes[place], kinds[place] = CODE.get(name, 0), TAGS.get(name, BLOCK)
-        bits[place] = 1 << GROUPS.index(name) if name in TAG_GROUPS else 0
+        bits[place] = 1 << GROUPS.index(f"<{name}>") if name in TAG_GROUPS else 0
     return keys, codes, kinds, bits
 
 

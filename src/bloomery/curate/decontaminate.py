@@ -342,10 +342,11 @@ def cut_hits(text: str, hits: Sequence[Hit], config: DecontaminateConfig) -> Cle
             passages[-1] = (min(start, passages[-1][0]), max(end, passages[-1][1]))
         else:
             passages.append((start, end))
+    if len(passages) > config.max_cuts:
+        return Cleaned(None, len(passages), 0)
     cut = cut_passages(text, passages)
     words_left = len(cut.text.split())
-    kept = len(cut.passages) <= config.max_cuts and words_left >= config.min_words_left
-    return Cleaned(cut.text if kept else None, len(cut.passages), words_left)
+    return Cleaned(cut.text if words_left >= config.min_words_left else None, len(cut.passages), words_left)
 
 
 def describe_hits(text: str, hits: Sequence[Hit]) -> str:

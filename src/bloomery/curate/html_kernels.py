@@ -90,7 +90,8 @@ WORD_GROUPS: dict[str, str] = {
 }
 """Words in a class, id, role or itemprop, by what they say of an element; several spellings of one thing."""
 
-GROUPS = [*TAG_GROUPS, *WORD_GROUPS]
+GROUPS = [*(f"<{name}>" for name in TAG_GROUPS), *WORD_GROUPS]
+"""Bit i of an element's bits: it is such an element, or has such a class word."""
 
 CODE_BR, CODE_HR, CODE_A, CODE_TD, CODE_TH, CODE_PRE = CODE["br"], CODE["hr"], CODE["a"], CODE["td"], CODE["th"], CODE["pre"]
 CODE_B, CODE_STRONG, CODE_EM, CODE_CODE = CODE["b"], CODE["strong"], CODE["em"], CODE["code"]
@@ -156,7 +157,10 @@ def _skip_tag(data, at, end):  # type: ignore[no-untyped-def]  # compiled
 def _matches(data, at, end, word):  # type: ignore[no-untyped-def]  # compiled
     if at + len(word) > end:
         return False
-    return all(data[at + i] == word[i] for i in range(len(word)))
+    same = 0
+    while same < len(word) and data[at + same] == word[same]:
+        same += 1
+    return same == len(word)
 
 
 @compiled

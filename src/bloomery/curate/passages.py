@@ -11,6 +11,9 @@ _SENTENCE_END = re.compile(r"[.!?。！？…][\"'”’»)\]]*(?=\s)|[。！？
 OPENING = "\"'“‘«(["
 """Punctuation that goes with the word after it."""
 
+REACH = 2000
+"""Characters in which the end of a sentence is looked for, so that a text of one endless line costs no more than another."""
+
 
 class CutText(NamedTuple):
     """What is left of a text, and the passages that went (characters of the old text, apart and in order)."""
@@ -34,14 +37,11 @@ def cut_passages(text: str, passages: Iterable[tuple[int, int]]) -> CutText:
             widened[-1] = (widened[-1][0], max(end, widened[-1][1]))
         else:
             widened.append((start, end))
-    pieces, at = [""], 0
+    pieces, at = [], 0
     for start, end in widened:
         pieces.append(text[at:start])
         at = end
-    left = pieces[1] if widened else text
-    for piece in [*pieces[2:], text[at:]] if widened else []:
-        left = _join(left, piece)
-    return CutText(left, widened)
+    return CutText(_join([*pieces, text[at:]]), widened)
 
 
 def to_characters(raw: np.ndarray[Any, np.dtype[np.uint8]], spans: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -52,18 +52,21 @@ def to_characters(raw: np.ndarray[Any, np.dtype[np.uint8]], spans: Iterable[tupl
 
 
 def to_sentences(text: str, start: int, end: int) -> tuple[int, int]:
-    """The passage widened to whole sentences, at most to the ends of its lines. Ends are guessed from punctuation."""
-    line_start, line_end = _line(text, start, end)
+    """The passage widened to whole sentences, at most to the ends of its lines or by REACH. Ends are guessed from punctuation."""
+    line_start = max(text.rfind("\n", 0, start) + 1, start - REACH)
+    stop = text.find("\n", end, end + REACH)
+    line_end = stop if stop >= 0 else min(len(text), end + REACH)
     before = [match.end() for match in _SENTENCE_END.finditer(text, line_start, start)]
     after = _SENTENCE_END.search(text, max(end - 1, start), line_end)
     return (before[-1] if before else line_start), (after.end() if after else line_end)
 
 
 def to_paragraphs(text: str, start: int, end: int) -> tuple[int, int]:
-    """The passage widened to the empty lines around it."""
-    before = [match.end() for match in _BLANK_LINE.finditer(text, 0, start)]
-    after = _BLANK_LINE.search(text, end)
-    return (before[-1] if before else 0), (after.start() if after else len(text))
+    """The passage widened to the empty lines around it, at most by ten times REACH."""
+    first, last = max(0, start - 10 * REACH), min(len(text), end + 10 * REACH)
+    before = [match.end() for match in _BLANK_LINE.finditer(text, first, start)]
+    after = _BLANK_LINE.search(text, end, last)
+    return (before[-1] if before else first), (after.start() if after else last)
 
 
 def widen_by_words(text: str, start: int, end: int, words: int) -> tuple[int, int]:
@@ -76,11 +79,6 @@ def widen_by_words(text: str, start: int, end: int, words: int) -> tuple[int, in
     return start - (before.end() if before else 0), end + (after.end() if after else 0)
 
 
-def _line(text: str, start: int, end: int) -> tuple[int, int]:
-    stop = text.find("\n", end)
-    return text.rfind("\n", 0, start) + 1, (len(text) if stop < 0 else stop)
-
-
 def _widen(text: str, start: int, end: int) -> tuple[int, int]:
     while start > 0 and text[start - 1] in OPENING:
         start -= 1
@@ -89,15 +87,28 @@ def _widen(text: str, start: int, end: int) -> tuple[int, int]:
     return start, end
 
 
-def _join(left: str, right: str) -> str:
-    before, after = left.rstrip(), right.lstrip()
-    if not before or not after:
-        return before or after
-    gaps = (left[len(before) :], right[: len(right) - len(after)])
+def _join(pieces: list[str]) -> str:
+    joined: list[str] = []
+    gaps: list[str] = []
+    for number, piece in enumerate(pieces):
+        inner = piece.lstrip() if number else piece
+        lead = piece[: len(piece) - len(inner)]
+        trimmed = inner.rstrip() if number < len(pieces) - 1 else inner
+        if not trimmed:
+            gaps += [lead, inner]
+            continue
+        if joined:
+            joined.append(_break([*gaps, lead], lead))
+        joined.append(trimmed)
+        gaps = [inner[len(trimmed) :]]
+    return "".join(joined)
+
+
+def _break(gaps: list[str], lead: str) -> str:
     # The line that follows keeps its indentation.
-    indent = gaps[1].rpartition("\n")[2] if "\n" in gaps[1] else ""
+    indent = lead.rpartition("\n")[2] if "\n" in lead else ""
     if any(_BLANK_LINE.search(gap) for gap in gaps):
-        return f"{before}\n\n{indent}{after}"
+        return f"\n\n{indent}"
     if any("\n" in gap for gap in gaps):
-        return f"{before}\n{indent}{after}"
-    return f"{before} {after}" if any(gaps) else before + after
+        return f"\n{indent}"
+    return " " if any(gaps) else ""

@@ -93,11 +93,18 @@ def _fold_character(character: str) -> tuple[int, list[int]]:
     if character.isspace():
         return SPACE, []
     category = unicodedata.category(character)
-    if category in ("Cf", "Cc", "Cs", "Co", "Cn") or "\u0300" <= character <= "\u036f" or "\ufe00" <= character <= "\ufe0f":
-        return (UNSEEN if category in ("Cf", "Mn") else PUNCTUATION), []
-    plain = [c for c in unicodedata.normalize("NFKD", character.lower()).lower() if not "\u0300" <= c <= "\u036f"]
+    if category == "Cf" or _is_mark(character):
+        return UNSEEN, []
+    plain = [c for c in unicodedata.normalize("NFKD", character.casefold()).casefold() if not _is_mark(c)]
     folded = [ord(c) for c in unicodedata.normalize("NFC", "".join(plain)) if unicodedata.category(c)[0] in "LNM"][:FOLD_LENGTH]
     return (LETTER if folded and category[0] in "LNM" else PUNCTUATION), folded
+
+
+def _is_mark(character: str) -> bool:
+    # Accents, vowel points of Hebrew and Arabic, the Arabic stroke that only lengthens, variation selectors. The vowel signs of
+    # Indic scripts are letters.
+    ranges = (("\u0300", "\u036f"), ("\u0591", "\u05c7"), ("\u064b", "\u065f"), ("\u0670", "\u0670"), ("\ufe00", "\ufe0f"))
+    return character == "\u0640" or (any(first <= character <= last for first, last in ranges) and unicodedata.category(character) == "Mn")
 
 
 @compiled

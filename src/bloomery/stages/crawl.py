@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import quote
 
+import pyarrow.parquet as pq
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from bloomery.core.config import Config
-from bloomery.core.documents import document_id, list_document_files, read_documents, write_documents
+from bloomery.core.documents import document_id, list_document_files, read_document_batches
 from bloomery.core.errors import ConfigError, DataError
 from bloomery.core.files import expand, read_json, write_atomically, write_json
 from bloomery.core.remote import FetchError, local_copy
@@ -43,6 +44,9 @@ from bloomery.curate.pydoc_pages import URL, Page, environment_facts, list_modul
 from bloomery.curate.warc import ARCHIVE_SUFFIXES, WrittenPage, write_warc
 
 HTML_SUFFIXES = (".html", ".htm", ".xhtml")
+SHARD_BYTES = 256 << 20
+"""Text of a shard that a large file of documents is cut into, about: so that the stages after it can share the work."""
+
 INDEX_SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".cdxj", ".cdxj.gz", ".parquet")
 
 
@@ -223,12 +227,28 @@ def pack_html(out: Path, task: Task) -> int:
 
 
 def take_documents(out: Path, task: Task) -> int:
-    """Writes one file of documents as Parquet."""
-    table = read_documents(Path(task.items[0]))
-    num_bytes = text_bytes(table)
-    write_json(_counts_path(out, task), dict(zip(_COUNTS, (len(table), len(table), num_bytes, num_bytes), strict=True)))
-    write_documents(out / task.name, table)
-    return len(table)
+    """Writes one file of documents as Parquet; of a file with more than SHARD_BYTES of text, several."""
+    counts = dict.fromkeys(_COUNTS, 0)
+    later: list[Path] = []
+    # The first shard reaches its name last: where it is, all shards of the file are.
+    with write_atomically(out / task.name) as first:
+        writer, held = None, 0
+        for table in read_document_batches(Path(task.items[0])):
+            if writer is not None and held >= SHARD_BYTES:
+                writer.close()
+                later.append(out / f"{task.index:05d}_{len(later) + 1:05d}.parquet")
+                writer, held = None, 0
+            if writer is None:
+                path = first if not later else later[-1]
+                writer = pq.ParquetWriter(path, table.schema, compression="zstd", compression_level=3)
+            writer.write_table(table.combine_chunks(), row_group_size=8192)
+            held += text_bytes(table)
+            for name, count in zip(_COUNTS, (len(table), len(table), text_bytes(table), text_bytes(table)), strict=True):
+                counts[name] += count
+        if writer is not None:
+            writer.close()
+        write_json(_counts_path(out, task), counts)
+    return counts["documents_in"]
 
 
 _COUNTS = ("documents_in", "documents_out", "bytes_in", "bytes_out")

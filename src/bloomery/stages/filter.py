@@ -20,7 +20,7 @@ from bloomery.core.errors import ConfigError
 from bloomery.core.files import expand
 from bloomery.core.stage import Runtime, Slot, Stage
 from bloomery.curate.flow import Outcome, Shard, map_shards, number_shards, text_bytes
-from bloomery.curate.language import identify_language
+from bloomery.curate.language import Identifier, add_language_share, identify_language, load_identifier
 from bloomery.curate.line_edits import edit_lines
 from bloomery.curate.rules import RULE_SETS, Rule, apply_rules, choose_rules
 from bloomery.curate.safety import add_bad_word_signals, load_word_lists
@@ -59,6 +59,11 @@ class FilterConfig(Config):
     """Other thresholds for single languages, by language and rule: { de = { long_words = 12 } }."""
     extra_rules: list[ExtraRule] = Field(default=[])
     """Rules of your own, tried last: { name = "dull", signal = "quality", drops = "below", threshold = 0.2 }."""
+    identifier: Literal["documents", "py3langid", "cld2", "fasttext"] = "documents"
+    """Who says which language a document is in: what it came with (py3langid where it came with nothing), or one of these
+    anew. cld2 and fasttext need the extra bloomery[langid]; fasttext also its model, through the input `language_model`."""
+    paragraph_languages: bool = False
+    """Adds the signal `language_share`: how much of a document's paragraphs is in the document's language."""
     edit_lines: list[Literal["c4", "refinedweb"]] = Field(default=[])
     """Whose line rules take lines out of the text before it is measured."""
 
@@ -110,25 +115,37 @@ def filter(
     documents: list[Path],
     scorers: Sequence[Path] = (),
     lists: Sequence[Path] = (),
+    language_model: Path | None = None,
     out: Path,
     runtime: Runtime,
 ) -> Mapping[str, int]:
     """Fills `out` with the documents that no rule drops, one shard for each input file.
 
     Each folder of `scorers` adds its signals; files of word lists ({"lang", "words"}) add `signal_bad_words`.
+    `language_model` is a fastText model for identifier = "fasttext".
     """
+    if (language_model is not None) != (config.identifier == "fasttext"):
+        raise ConfigError('identifier = "fasttext" and the input `language_model` (a .bin or .ftz file) go together: give both or neither')
+    load_identifier(config.identifier if config.identifier != "documents" else "py3langid", language_model)  # mistakes before any work
     shards = number_shards(list_document_files(documents))
     words = tuple(expand(lists, suffixes=(".jsonl", ".jsonl.gz", ".jsonl.zst"))) if lists else ()
-    return map_shards(functools.partial(filter_file, config, tuple(scorers), words), shards, out=out, runtime=runtime)
+    work = functools.partial(filter_file, config, tuple(scorers), words, language_model)
+    return map_shards(work, shards, out=out, runtime=runtime)
 
 
-def filter_file(config: FilterConfig, scorers: Sequence[Path], lists: Sequence[Path], shard: Shard) -> Iterator[Outcome]:
+def filter_file(
+    config: FilterConfig, scorers: Sequence[Path], lists: Sequence[Path], language_model: Path | None, shard: Shard
+) -> Iterator[Outcome]:
     """The documents of one file that stay, with their signals, and the ledger of the rest."""
     loaded = load_scorers(scorers)
+    anew = config.identifier != "documents"
+    identifier = load_identifier(config.identifier, language_model) if config.identifier != "documents" else None
     words = load_word_lists(lists) if lists else None
     for batch in read_document_batches(shard.source):
         edited = edit_lines(batch, config.edit_lines)
-        table = add_signals(_with_language(edited.table))
+        table = add_signals(_with_language(edited.table, identifier, anew=anew))
+        if config.paragraph_languages:
+            table = add_language_share(table, identifier=identifier)
         if words is not None:
             table = add_bad_word_signals(table, words)
         for scorer in loaded:
@@ -145,14 +162,14 @@ def filter_file(config: FilterConfig, scorers: Sequence[Path], lists: Sequence[P
         )
 
 
-def _with_language(table: pa.Table) -> pa.Table:
+def _with_language(table: pa.Table, identifier: Identifier | None, *, anew: bool) -> pa.Table:
     # Documents of other tools may come without a language; those of `extract` have one.
-    if not table.column("language").null_count:
+    if not (anew or table.column("language").null_count):
         return table
     codes, scores = table.column("language").to_pylist(), table.column("language_score").to_pylist()
     for i, text in enumerate(table.column("text").to_pylist()):
-        if codes[i] is None:
-            codes[i], scores[i] = identify_language(text or "")
+        if anew or codes[i] is None:
+            codes[i], scores[i] = identify_language(text or "", identifier=identifier)
     for name, values in (("language", codes), ("language_score", scores)):
         at = table.schema.get_field_index(name)
         table = table.set_column(at, table.schema.field(at), pa.array(values, table.schema.field(at).type))
@@ -167,6 +184,7 @@ STAGE = Stage(
         "documents": Slot("documents", many=True),
         "scorers": Slot("scorer", many=True, optional=True),
         "lists": Slot("lists", many=True, optional=True),
+        "language_model": Slot("scorer", optional=True),
     },
     output="documents",
     version=2,

@@ -72,6 +72,10 @@ def test_links_and_words_are_counted_and_elements_know_their_blocks():
     assert page.elements[0, E_FIRST] == 0 and page.elements[0, E_LAST] == 2
 
 
+PARTS = ["<p>", "</p>", "<div class='a b'>", "</div>", "<b>", "</b>", "<a href='x>y'>", "</a>", "<table><tr><td>", "</table>"]
+PARTS += ["<li>", "<pre>", "</pre>", "<br>", "&lt;", "ж", " one ", "two", "<!-- c -->", "\n"]
+
+
 class PlainText(HTMLParser):
     """All text between tags, from the standard library's tokeniser."""
 
@@ -84,7 +88,7 @@ class PlainText(HTMLParser):
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.lists(st.sampled_from(["<p>", "</p>", "<div class='a b'>", "</div>", "<b>", "</b>", "<a href='x>y'>", "</a>", "<table><tr><td>", "</table>", "<li>", "<pre>", "</pre>", "<br>", "&lt;", "ж", " one ", "two", "<!-- c -->", "\n"]), max_size=40))  # fmt: skip
+@given(st.lists(st.sampled_from(PARTS), max_size=40))
 def test_no_letter_is_lost_and_none_is_made_up(parts):
     html = str(HTMLTree.parse("<body>" + "".join(parts)))
     expected = PlainText()

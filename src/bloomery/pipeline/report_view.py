@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from bloomery.core.artifact import Store, read_artifact
 from bloomery.core.files import read_json
 from bloomery.core.metrics import read_metrics
+from bloomery.curate.explore import sample_kept
 
 METRICS = {
     "exact_match": ("exact match", "share of held-out prompts answered exactly right"),
@@ -94,6 +95,16 @@ def dropped_samples(nodes: Sequence[NodeView], *, per_rule: int = 2, characters:
                     text = " ".join((row.get("text_sample") or "").split())
                     kept.append({**row, "node": node.id, "text": text[:characters] + ("…" if len(text) > characters else "")})
     return [row for _, rows in sorted(samples.items()) for row in rows]
+
+
+def kept_samples(nodes: Sequence[NodeView], *, num_documents: int = 6, characters: int = 600) -> list[dict[str, Any]]:
+    """A few documents of those that stayed to the end, drawn at random; the same few every time."""
+    last = [node for node in nodes if node.record["kind"] == "documents"][-1:]
+    rows = [row for node in last for row in sample_kept(node.path, num_documents=num_documents)]
+    for row in rows:
+        text = " ".join(row["text"][: 2 * characters].split())
+        row["sample"] = text[:characters] + ("…" if len(text) > characters else "")
+    return rows
 
 
 def score_table(scores: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -18,11 +18,11 @@ from bloomery.curate.classifier import (
     ClassifierConfig,
     fit_calibration,
     load_classifier,
-    ngram_matrix,
     save_classifier,
     score_texts,
     sigmoid,
 )
+from bloomery.curate.classifier_fit import ngram_matrix
 from bloomery.curate.classifier_report import report_page
 from bloomery.curate.classifier_training import average_precision, expected_calibration_error, gather_examples, train_classifier
 from bloomery.curate.hand_features import measure_hand_features

@@ -11,7 +11,8 @@ import pytest
 
 from bloomery.core.documents import document_table
 from bloomery.core.errors import DataError
-from bloomery.curate.relevance import RelevanceConfig, measure_relevance, train_relevance
+from bloomery.curate.relevance import RelevanceConfig, measure_relevance
+from bloomery.curate.relevance_training import train_relevance
 
 DOMAIN = ["the furnace melts iron ore", "charcoal and bellows heat the bloom", "the smith hammers the iron"]
 OTHERS = ["the river runs to the sea", "she reads a book at home", "we bought apples and bread"]

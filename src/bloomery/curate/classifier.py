@@ -15,16 +15,13 @@ from typing import Any, Literal, NamedTuple  # Any: the shape parameter of numpy
 
 import numpy as np
 import pyarrow as pa
-import scipy.sparse
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from safetensors.numpy import load_file, save_file
-from sklearn.linear_model import LogisticRegression
-from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]  # has no types
 
 from bloomery.core.config import Config
 from bloomery.core.files import write_atomically, write_json
 from bloomery.curate.hand_features import HAND_FEATURES, measure_hand_features
-from bloomery.curate.kernels import POLYNOMIAL, TextColumn, compiled, hash_words, text_column
+from bloomery.curate.kernels import POLYNOMIAL, compiled, hash_words, text_column
 
 KIND = "classifier"
 FORMAT = 1
@@ -119,32 +116,6 @@ def set_signal(table: pa.Table, name: str, values: Vector, *, known: np.ndarray[
     return table.append_column(field, column)
 
 
-def fit_weights(
-    texts: pa.ChunkedArray, hand: Matrix, labels: np.ndarray[Any, np.dtype[np.bool_]], config: ClassifierConfig, *, features: Features
-) -> Weights:
-    """The weights of a penalised logistic regression, both classes weighing the same. `hand` are measured hand features."""
-    values = transform_hand_features(hand)
-    mean, deviation = values.mean(axis=0), values.std(axis=0)
-    deviation = np.where(deviation > 1e-9, deviation, 1.0)
-    parts, penalty = [], config.inverse_penalty
-    if features == "hand":
-        penalty = min(penalty, HAND_INVERSE_PENALTY)
-    else:
-        parts.append(ngram_matrix(texts, examined_bytes=config.examined_bytes))
-    if features != "ngrams":
-        parts.append(scipy.sparse.csr_matrix(np.clip((values - mean) / deviation, -CLIP, CLIP)))
-    model = LogisticRegression(C=penalty, class_weight="balanced", max_iter=300, tol=1e-4)
-    with threadpool_limits(1):  # sums over threads would differ in their last bits with the number of threads
-        model.fit(scipy.sparse.hstack(parts, format="csr"), labels)
-    found = model.coef_[0].astype(np.float64)
-    ngram_weights, hand_weights = np.zeros(1 << BUCKET_BITS, np.float32), np.zeros(len(HAND_FEATURES))
-    if features != "hand":
-        ngram_weights[:] = found[: 1 << BUCKET_BITS]
-    if features != "ngrams":
-        hand_weights[:] = found[-len(HAND_FEATURES) :]
-    return Weights(ngram_weights, hand_weights, mean, deviation, float(model.intercept_[0]))
-
-
 def choose_features(config: ClassifierConfig, num_documents: int) -> Features:
     """What is learned from, where the config leaves it open."""
     if config.features != "auto":
@@ -198,13 +169,6 @@ def score_texts(weights: Weights, texts: pa.ChunkedArray, hand: Matrix, *, exami
         return np.asarray(log_odds)
     column = text_column(texts, lowercase=True)
     return np.asarray(log_odds + _dot_ngrams(*column, examined_bytes, BUCKET_BITS, weights.ngram_weights))
-
-
-def ngram_matrix(texts: pa.ChunkedArray, *, examined_bytes: int) -> Any:
-    """The hashed n-grams of every text, as a scipy CSR matrix (texts x 2^18, float32)."""
-    column: TextColumn = text_column(texts, lowercase=True)
-    offsets, buckets, values = _list_ngrams(*column, examined_bytes, BUCKET_BITS)
-    return scipy.sparse.csr_matrix((values, buckets, offsets), shape=(len(offsets) - 1, 1 << BUCKET_BITS))
 
 
 def save_classifier(folder: Path, classifier: Classifier, *, settings: Mapping[str, Any]) -> None:
@@ -275,7 +239,8 @@ def _dot_ngrams(data, offsets, examined_bytes, bits, weights):  # type: ignore[n
 
 
 @compiled
-def _list_ngrams(data, offsets, examined_bytes, bits):  # type: ignore[no-untyped-def]  # compiled
+def list_ngram_weights(data, offsets, examined_bytes, bits):  # type: ignore[no-untyped-def]  # compiled
+    """(where each text's n-grams begin, their buckets, their weights), as a sparse matrix has them."""
     num_documents, shift = len(offsets) - 1, np.uint64(64 - bits)
     counts, touched = np.zeros(1 << bits, np.uint32), np.empty(2 * examined_bytes + 2, np.int64)
     words, bounds = np.empty(examined_bytes + 1, np.uint64), np.zeros(num_documents + 1, np.int64)

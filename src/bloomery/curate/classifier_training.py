@@ -29,10 +29,10 @@ from bloomery.curate.classifier import (
     Weights,
     choose_features,
     fit_calibration,
-    fit_weights,
     score_texts,
     sigmoid,
 )
+from bloomery.curate.classifier_fit import fit_weights
 from bloomery.curate.hand_features import HAND_FEATURES, measure_hand_features, mission_scores
 from bloomery.curate.ledger import sample_text
 

@@ -7,7 +7,7 @@ from typing import Any  # Any: metrics are JSON values
 from bloomery.core.files import read_json, write_json
 from bloomery.core.stage import Runtime, Slot, Stage
 from bloomery.curate.relevance import RelevanceConfig, save_relevance
-from bloomery.curate.relevance import train_relevance as count_sides
+from bloomery.curate.relevance_training import train_relevance as count_sides
 
 
 def train_relevance(

@@ -12,7 +12,7 @@ from resiliparse.parse.html import HTMLTree
 from sklearn.ensemble import HistGradientBoostingClassifier
 
 from bloomery.core.errors import DataError
-from bloomery.curate.block_features import FEATURES, SCORE_FEATURES, measure_blocks, measure_scores
+from bloomery.curate.block_features import FEATURES, SCORE_FEATURES, measure_scores
 from bloomery.curate.block_labels import label_blocks
 from bloomery.curate.block_training import BlockTrainingConfig, block_texts, class_words, fit_trees
 from bloomery.curate.blocks import (
@@ -24,11 +24,12 @@ from bloomery.curate.blocks import (
     load_block_model,
     make_forest,
     make_words,
+    measure_page,
     render_blocks,
     score_rows,
 )
 from bloomery.curate.extract import extract_blocks
-from bloomery.curate.html_kernels import B_KIND, B_LINK_CHARS, B_WORDS, E_ATTRIBUTES, E_FIRST, E_LAST, NAMED
+from bloomery.curate.html_kernels import B_KIND, B_LINK_CHARS, B_WORDS, E_ATTRIBUTES, E_FIRST, E_LAST, NAMED, find_copies
 
 NO_WORDS = make_words({}, {})
 SENTENCE = "The furnace is filled with charcoal and ore in layers, and blown for half a day. "
@@ -101,7 +102,7 @@ def test_no_letter_is_lost_and_none_is_made_up(parts):
 @given(st.text(alphabet='<>/"=! -apdivtbrest&;é', max_size=80))
 def test_any_bytes_are_cut_without_a_parser_before_them(html):
     page = cut_page(html, NO_WORDS)
-    features = measure_blocks(page.blocks, page.odds, page.elements, page.element_odds, page.bits)
+    features = measure_page(page)
     scores = measure_scores(page.blocks, page.elements, np.full(len(page.blocks), 0.5))
     assert features.shape == (len(page.blocks), len(FEATURES)) and np.isfinite(features).all()
     assert scores.shape == (len(page.blocks), len(SCORE_FEATURES)) and np.isfinite(scores).all()
@@ -160,6 +161,14 @@ def test_labels_follow_the_order_of_the_gold_text():
 def test_the_article_is_kept_and_navigation_and_footer_go():
     text = extract_blocks(PAGE)
     assert text.count("The furnace") == 24 and "Shop" not in text and "rights" not in text
+
+
+def test_what_a_page_says_twice_is_kept_once():
+    page = cut(
+        f"<p>{SENTENCE}</p><p>Something else.</p><div>{SENTENCE.upper()}</div><p>{SENTENCE}And this is new, all of it, to the end.</p>"
+    )
+    order = np.array([2, 1, 0, 3])
+    assert find_copies(page.text, page.blocks, order, 15, 0.15).tolist() == [True, False, False, False]
 
 
 def test_a_page_of_one_block_is_that_block_and_a_page_without_text_is_empty():

@@ -107,6 +107,12 @@ PAGE = [
     "num_forms",
 ]
 
+HEADING = ["steps_to_h1", "h1_container_fraction", "h1_container_blocks"]
+HINTS = [
+    "og_article", "og_product", "og_other", "published", "article", "product", "forum", "collection", "questions", "shop", "board", "json"
+]  # fmt: skip
+"""What a page says of its own kind in its head and its JSON-LD, see `blocks.page_hints`."""
+
 FEATURES: list[str] = [
     *(f"own/{name}" for name in OWN),
     *(f"path/{name}" for name in PATH),
@@ -118,11 +124,14 @@ FEATURES: list[str] = [
     *(f"shape/{name}" for name in REPEAT),
     *(f"place/{name}" for name in PLACE),
     *(f"page/{name}" for name in PAGE),
+    *(f"place/{name}" for name in HEADING),
+    *(f"hint/{name}" for name in HINTS),
 ]
 """The name of every column of `measure_blocks`."""
 
 NUM_FEATURES, NUM_GROUPS, NUM_PAGE, NUM_REPEAT = len(FEATURES), len(GROUPS), len(PAGE), len(REPEAT)
-FIRST_REPEAT = FEATURES.index("repeat/log_count")
+NUM_HINTS = len(HINTS)
+FIRST_REPEAT = NUM_FEATURES - NUM_HINTS - len(HEADING) - NUM_PAGE - len(PLACE) - 2 * NUM_REPEAT
 FAR = 30.0
 """The distance to an element that is not there."""
 
@@ -130,6 +139,7 @@ SCORE_FEATURES: list[str] = [
     "score/own", "score/-3", "score/-2", "score/-1", "score/+1", "score/+2", "score/+3", "score/window4", "score/window12",
     *(f"score/container{level}" for level in range(1, NUM_CONTAINERS + 1)),
     "score/repeat", "score/shape", "score/page", "score/page_chars", "score/before", "score/behind", "score/section",
+    "score/steps_to_best", "score/best_container_fraction", "score/best_container",
 ]  # fmt: skip
 """The columns of `measure_scores`: what a first round's scores say of a block and of what stands around it."""
 NUM_SCORES = len(SCORE_FEATURES)
@@ -192,7 +202,17 @@ def group_shapes(blocks, elements):  # type: ignore[no-untyped-def]  # compiled
 
 
 @compiled
-def measure_blocks(blocks, odds, elements, element_odds, bits):  # type: ignore[no-untyped-def]  # compiled
+def _climb_to(elements, element, block):  # type: ignore[no-untyped-def]  # compiled
+    # (steps up from an element to one that also holds `block`, that element)
+    steps = 0
+    while element and not elements[element, E_FIRST] <= block < elements[element, E_LAST]:
+        element = elements[element, E_PARENT]
+        steps += 1
+    return min(steps, 60), element
+
+
+@compiled
+def measure_blocks(blocks, odds, elements, element_odds, bits, hints):  # type: ignore[no-untyped-def]  # compiled
     """The features of every block of a page, as `find_blocks` returns them (float32, blocks x FEATURES)."""
     n = len(blocks)
     out = np.zeros((n, NUM_FEATURES), np.float32)
@@ -259,6 +279,10 @@ def measure_blocks(blocks, odds, elements, element_odds, bits):  # type: ignore[
     for i in range(n - 1, -1, -1):
         distance = 0.0 if long[i] else min(distance + 1, 50.0)
         to_long[i, 1] = distance
+    first_h1 = -1
+    for i in range(n - 1, -1, -1):
+        if kinds[i] == CODE_H1:
+            first_h1 = i
     heading, heading_level, h1 = -50, 0, -1
     nearest = np.zeros(NUM_GROUPS, np.float32)
     for i in range(n):
@@ -331,6 +355,15 @@ def measure_blocks(blocks, odds, elements, element_odds, bits):  # type: ignore[
         seen[copies_of[i]] += 1
         c += 12
         row[c : c + NUM_PAGE] = page
+        c += NUM_PAGE
+        if first_h1 >= 0:
+            row[c], shared = _climb_to(elements, element, first_h1)
+            first, last = elements[shared, E_FIRST], elements[shared, E_LAST]
+            row[c + 1], row[c + 2] = (sum_chars[last] - sum_chars[first]) / total, np.log1p(last - first)
+        else:
+            row[c], row[c + 1], row[c + 2] = -1, -1, -1
+        c += 3
+        row[c : c + NUM_HINTS] = hints
     _measure_repeats(out, FIRST_REPEAT, near, num_near, chars, links, solid)
     _measure_repeats(out, FIRST_REPEAT + NUM_REPEAT, far, num_far, chars, links, solid)
     return out
@@ -381,6 +414,10 @@ def measure_scores(blocks, elements, scores):  # type: ignore[no-untyped-def]  #
     for i in range(n):
         sections[section[i], 0] += scores[i] * chars[i]
         sections[section[i], 1] += chars[i]
+    best = 0
+    for i in range(n):
+        if scores[i] * chars[i] > scores[best] * chars[best]:
+            best = i
     for i in range(n):
         row = out[i]
         row[0] = scores[i]
@@ -400,6 +437,10 @@ def measure_scores(blocks, elements, scores):  # type: ignore[no-untyped-def]  #
         row[c + 2], row[c + 3] = weighted[n] / sum_chars[n], np.log1p(weighted[n])
         row[c + 4], row[c + 5] = weighted[i] / (weighted[n] + 1e-9), (weighted[n] - weighted[i + 1]) / (weighted[n] + 1e-9)
         row[c + 6] = sections[section[i], 0] / sections[section[i], 1]
+        row[c + 7], shared = _climb_to(elements, blocks[i, B_ELEMENT], best)
+        first, last = elements[shared, E_FIRST], elements[shared, E_LAST]
+        row[c + 8] = (sum_chars[last] - sum_chars[first]) / sum_chars[n]
+        row[c + 9] = (weighted[last] - weighted[first]) / (sum_chars[last] - sum_chars[first])
     return out
 
 

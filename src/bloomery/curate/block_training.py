@@ -21,9 +21,9 @@ from bloomery.core.config import Config
 from bloomery.core.documents import document_id, read_document_batches
 from bloomery.core.errors import DataError
 from bloomery.core.files import read_jsonl
-from bloomery.curate.block_features import FEATURES, SCORE_FEATURES, measure_blocks, measure_scores
+from bloomery.curate.block_features import FEATURES, SCORE_FEATURES, measure_scores
 from bloomery.curate.block_labels import WORD, label_blocks
-from bloomery.curate.blocks import FORMAT, Floats, Page, Words, cut_page, make_forest, make_words, score_rows
+from bloomery.curate.blocks import FORMAT, Floats, Page, Words, cut_page, make_forest, make_words, measure_page, score_rows
 from bloomery.curate.extract import decode_bytes
 from bloomery.curate.html_kernels import B_START, B_STOP, E_ATTRIBUTES, E_FIRST, E_LAST
 from bloomery.curate.warc import Capture, read_captures
@@ -51,7 +51,7 @@ class BlockTrainingConfig(Config):
     """Parts, by domain, for the log-odds and scores that the trees learn from."""
     min_class_word_domains: PositiveInt = 8
     min_text_word_domains: PositiveInt = 20
-    unknown_language_fraction: float = Field(default=0.15, ge=0, le=1)
+    unknown_language_fraction: float = Field(default=0.25, ge=0, le=1)
     """Pages whose text words are hidden from training, as those of an unknown language would be."""
     max_block_rows: PositiveInt = 80_000
     """Blocks that a round of trees is fitted on, drawn by weight."""
@@ -121,7 +121,9 @@ def train_blocks(examples: Sequence[Example], config: BlockTrainingConfig, *, ab
         known, unknown = make_words(class_odds, text_odds), make_words(class_odds, {})
         for i in np.flatnonzero(folds == fold).tolist():
             hidden = int(document_id("language", examples[i].url), 16) % 1000 < 1000 * config.unknown_language_fraction
-            rows[i] = page_features(cut_page(examples[i].html, unknown if hidden else known))
+            rows[i] = measure_page(cut_page(examples[i].html, unknown if hidden else known))
+            if hidden:
+                rows[i][:, FEATURES.index("own/capital_fraction")] = 0
     log("features of the first round")
     labels, weights = [example.labels for example in examples], [block_weights(example, make_words({}, {})) for example in examples]
     first = [
@@ -148,12 +150,6 @@ def train_blocks(examples: Sequence[Example], config: BlockTrainingConfig, *, ab
         "first": {"baseline": whole[0], "trees": whole[1]},
         "second": {"baseline": second[0], "trees": second[1]},
     }
-
-
-def page_features(page: Page) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """The first round's features of a page's blocks."""
-    features: np.ndarray[Any, np.dtype[np.float32]] = measure_blocks(page.blocks, page.odds, page.elements, page.element_odds, page.bits)
-    return features
 
 
 def block_texts(page: Page) -> list[str]:
@@ -251,7 +247,8 @@ def fit_trees(
     features = np.concatenate([rows[i] for i in pages])
     target, weight = np.concatenate([labels[i] for i in pages]) >= 0.5, np.concatenate([weights[i] for i in pages])
     chance = np.minimum(1.0, weight * min(config.max_block_rows, len(weight)) / weight.sum())
-    drawn = np.random.default_rng([config.seed, len(weight)]).random(len(weight)) < chance
+    generator = np.random.default_rng([config.seed, len(weight)])
+    drawn = generator.random(len(weight)) < chance
     weight = (weight / chance)[drawn]
     if len(set(target[drawn].tolist())) < 2:
         return (4.0 if target.any() else -4.0), []

@@ -45,7 +45,7 @@ _META_CHARSET = re.compile(
 class ExtractConfig(Config):
     """What is taken of a page, how it is written, and limits on what is read; they refuse only what no ordinary page comes near."""
 
-    extractor: Literal["blocks", "resiliparse", "trafilatura"] = "resiliparse"
+    extractor: Literal["blocks", "resiliparse", "trafilatura"] = "blocks"
     """blocks: the block classifier. resiliparse: its main content, or the whole text where that is tiny; a little faster,
     several points of F1 less. trafilatura: an optional package, an order of magnitude slower."""
     format: Literal["text", "markdown"] = "text"

@@ -452,6 +452,51 @@ def find_blocks(data, tags, classes, words, hidden_word, max_blocks):  # type: i
 
 
 @compiled
+def find_copies(text, blocks, order, min_words, max_new):  # type: ignore[no-untyped-def]  # compiled
+    """Which blocks say what the blocks before them in `order` have said: at least min_words words, and of its word 4-grams
+    at most the fraction `max_new` not said before (bool, in the blocks' own order).
+    """
+    total = 0
+    for i in order:
+        total += (blocks[i, B_STOP] - blocks[i, B_START]) // 2 + 4  # a word has a letter and a space
+    size = 16
+    while size < 2 * total:
+        size *= 2
+    mask = np.uint64(size - 1)
+    table = np.zeros(size, np.uint64)
+    copies = np.zeros(len(blocks), np.bool_)
+    words = np.empty(total + 4, np.uint64)
+    for i in order:
+        count, inside, state = 0, False, FNV_OFFSET
+        for at in range(blocks[i, B_START], blocks[i, B_STOP] + 1):
+            byte = text[at] if at < blocks[i, B_STOP] else np.uint8(32)
+            if 48 <= byte <= 57 or 65 <= byte <= 90 or 97 <= byte <= 122 or byte >= 128:
+                state = (state ^ np.uint64(byte | 32 if 65 <= byte <= 90 else byte)) * FNV_PRIME
+                inside = True
+            elif inside:
+                words[count] = state
+                count += 1
+                inside, state = False, FNV_OFFSET
+        fresh = 0
+        for turn in range(2):  # first what was said before, then what this block says, which may repeat itself
+            for first in range(count - 3):
+                gram = np.uint64(1)
+                for k in range(first, first + 4):
+                    gram = gram * np.uint64(0x9E3779B97F4A7C15) + words[k]
+                gram |= np.uint64(1)
+                place = (gram ^ (gram >> np.uint64(31))) & mask
+                while table[place] != 0 and table[place] != gram:
+                    place = (place + np.uint64(1)) & mask
+                if table[place] == 0:
+                    if turn == 0:
+                        fresh += 1
+                    else:
+                        table[place] = gram
+        copies[i] = count >= min_words and fresh <= max_new * (count - 3)
+    return copies
+
+
+@compiled
 def _tag_name(data, at, end):  # type: ignore[no-untyped-def]  # compiled
     # Up to eight letters or digits, lower-cased, packed into one number; and where the name ends.
     name = np.uint64(0)

@@ -1,4 +1,4 @@
-"""Compiled loops over the UTF-8 bytes of documents: words, shingles, MinHash, repeated lines, n-gram look-up, HTML shape.
+"""Compiled loops over the UTF-8 bytes of documents: words, shingles, MinHash, repeated lines, n-gram look-up.
 
 A column of texts comes as Arrow keeps it: one array of bytes and the offsets where each text starts. A WORD here is a
 maximal run of letters and digits of any alphabet, lower-cased; in scripts that write no spaces between words (Chinese,
@@ -23,17 +23,6 @@ POLYNOMIAL = np.uint64(0x9E3779B97F4A7C15)
 
 ASCII_FOLDED = np.array([i | 32 if 65 <= i <= 90 else i if 48 <= i <= 57 or 97 <= i <= 122 or i == 95 else 0 for i in range(256)], np.uint8)
 """Lower-case letters, digits and underscore of ASCII as they are, capitals in lower case, 0 between words."""
-
-VOID_TAGS = (
-    "area base br col embed hr img input link meta param source track wbr "
-    "p li dt dd tr td th thead tbody tfoot option optgroup html head body"
-)
-"""Elements without an end tag, or whose end tag may be left out: they do not nest by being left open."""
-
-
-RAW_TEXT_TAGS = "script style textarea title"
-"""Elements whose content is no markup."""
-
 
 class TextColumn(NamedTuple):
     """Texts as Arrow keeps them: document i is bytes[offsets[i] : offsets[i + 1]]."""
@@ -442,87 +431,3 @@ def list_ngrams(words, length):  # type: ignore[no-untyped-def]  # compiled
     for first in range(len(out)):
         out[first] = _mix(runs[first + length] - runs[first] * power + np.uint64(length))
     return out
-
-
-@compiled
-def _tag_name(data, at, end):  # type: ignore[no-untyped-def]  # compiled
-    # Up to eight letters or digits, lower-cased, packed into one number; and where the name ends.
-    name = np.uint64(0)
-    while at < end:
-        byte = data[at] | 32 if 65 <= data[at] <= 90 else data[at]
-        if not (97 <= byte <= 122 or (48 <= byte <= 57 and name)):
-            break
-        name = (name << np.uint64(8)) | np.uint64(byte)
-        at += 1
-    return name, at
-
-
-@compiled
-def _after_raw_text(data, at, end, name):  # type: ignore[no-untyped-def]  # compiled
-    # Where the end tag `name` begins that ends a script or style; `end` if none does, as a browser has it.
-    while at < end - 1:
-        if data[at] == 60 and data[at + 1] == 47 and _tag_name(data, at + 2, end)[0] == name:
-            return at
-        at += 1
-    return end
-
-
-@compiled
-def _after_comment(data, at, end):  # type: ignore[no-untyped-def]  # compiled
-    while at < end - 2:
-        if data[at] == 45 and data[at + 1] == 45 and data[at + 2] == 62:  # -->
-            return at + 3
-        at += 1
-    return end
-
-
-@compiled
-def measure_html(data, void_tags, raw_text_tags):  # type: ignore[no-untyped-def]  # compiled
-    """(deepest nesting of open elements, most attributes of one tag) of an HTML page, in one pass over its bytes.
-
-    An estimate, to refuse pages that were made to exhaust a parser before one reads them.
-    """
-    depth = deepest = most = 0
-    at, end = 0, len(data)
-    while at < end - 1:
-        if data[at] != 60:  # <
-            at += 1
-            continue
-        if at + 3 < end and data[at + 1] == 33 and data[at + 2] == 45 and data[at + 3] == 45:  # <!--
-            at = _after_comment(data, at + 4, end)
-            continue
-        closing = data[at + 1] == 47  # /
-        name, stop = _tag_name(data, at + 1 + closing, end)
-        if name == 0:
-            at += 1
-            continue
-        attributes, quote, previous = 0, 0, 0
-        while stop < end and (quote or data[stop] != 62):  # >
-            byte = data[stop]
-            if quote:
-                quote = 0 if byte == quote else quote
-            elif (byte == 34 or byte == 39) and previous == 61:
-                quote = byte
-            elif byte > 32 and byte != 47 and previous <= 32:
-                attributes += 1
-            previous = byte
-            stop += 1
-        most = max(most, attributes)
-        if closing:
-            depth = max(depth - 1, 0)
-        elif previous != 47:
-            is_void = False
-            for void in void_tags:
-                is_void = is_void or void == name
-            depth += not is_void
-            deepest = max(deepest, depth)
-            for raw in raw_text_tags:
-                if raw == name:
-                    stop = _after_raw_text(data, stop, end, name)
-        at = stop
-    return deepest, most
-
-
-def pack_tags(names: str) -> np.ndarray[Any, np.dtype[np.uint64]]:
-    """Tag names as `measure_html` compares them."""
-    return np.array([int.from_bytes(name.encode()[-8:], "big") for name in names.split()], np.uint64)

@@ -58,7 +58,8 @@ def tell_story(run: Path, document_id: str) -> list[dict[str, Any]]:
             for row in _rows_with_id(path / name, document_id):
                 present = {key: value for key, value in row.items() if value is not None}
                 if folder == "ledger":
-                    story.append({"node": node_id, "what": "dropped", **present})
+                    what = "dropped" if "rule" in row else "shares a passage with an evaluation set"
+                    story.append({"node": node_id, "what": what, **present})
                 elif folder == "signals" and config is not None:
                     limits = config.thresholds_by_language
                     judged = explain_rules(row, config.chosen_rules, languages=config.languages, language_thresholds=limits)

@@ -28,3 +28,15 @@ def test_a_helper_that_dies_is_told_from_one_that_is_late():
     helper = Helper(os._exit, (0,))
     with pytest.raises(HelperDied):
         helper.call(1, seconds=60)
+
+
+def test_calls_that_hang_one_after_another_are_each_ended_in_time():
+    helper = Helper(time.sleep, (0,))
+    assert helper.call(0, seconds=60) is None  # the first start is not counted
+    for _ in range(3):
+        started = time.monotonic()
+        with pytest.raises(OutOfTime):
+            helper.call(1000, seconds=0.3)
+        assert time.monotonic() - started < 10
+    assert helper.call(0, seconds=60) is None
+    helper.close()

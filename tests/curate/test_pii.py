@@ -297,7 +297,9 @@ HOSTILE = {
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_text_of_100_000_characters_is_scanned(name):
-    find_pii(HOSTILE[name])
+    spans = find_pii(HOSTILE[name])
+    bounds = [0, *(place for span in spans for place in (span.start, span.end)), len(HOSTILE[name])]
+    assert bounds == sorted(bounds), "spans lie in the text, one after another"
 
 
 def test_only_re2_searches_text():

@@ -51,8 +51,8 @@ def compiled(function: Callable[..., Any]) -> Any:
 
 
 @compiled
-def _character(data, at, end):  # type: ignore[no-untyped-def]  # compiled
-    # (code point, length in bytes) of the UTF-8 character at `at`.
+def decode_character(data, at, end):  # type: ignore[no-untyped-def]  # compiled
+    """(code point, length in bytes) of the UTF-8 character at `at`."""
     first = data[at]
     if first < 0x80:
         return np.uint32(first), 1
@@ -64,8 +64,8 @@ def _character(data, at, end):  # type: ignore[no-untyped-def]  # compiled
 
 
 @compiled
-def _kind(point):  # type: ignore[no-untyped-def]  # compiled
-    # 0 between words, 1 inside a word, 2 a word by itself.
+def word_kind(point):  # type: ignore[no-untyped-def]  # compiled
+    """0 for a code point between words, 1 inside a word, 2 for one that is a word by itself."""
     if point < 0x80:
         return 1 if (48 <= point <= 57) or (97 <= point <= 122) or (65 <= point <= 90) or point == 95 else 0
     if point < 0xC0:
@@ -112,8 +112,8 @@ def hash_words(data, start, end, out):  # type: ignore[no-untyped-def]  # compil
             at += 1
         if at >= end:
             break
-        point, length = _character(data, at, end)
-        kind = _kind(point)
+        point, length = decode_character(data, at, end)
+        kind = word_kind(point)
         if kind == 1:
             for i in range(at, min(at + length, end)):
                 state = (state ^ np.uint64(data[i])) * FNV_PRIME
@@ -150,7 +150,7 @@ def folded_characters() -> np.ndarray[Any, np.dtype[np.uint16]]:
 def _kinds(num_points):  # type: ignore[no-untyped-def]  # compiled
     kinds = np.empty(num_points, np.uint8)
     for i in range(num_points):
-        kinds[i] = _kind(np.uint32(i))
+        kinds[i] = word_kind(np.uint32(i))
     return kinds
 
 
@@ -171,9 +171,9 @@ def _hash_folded_words(data, start, end, folded, out):  # type: ignore[no-untype
             at += 1
         if at >= end:
             break
-        point, length = _character(data, at, end)
+        point, length = decode_character(data, at, end)
         at += length
-        kind = int(_kind(point)) if point >= 0x0E00 else int(folded[point] != 0)
+        kind = int(word_kind(point)) if point >= 0x0E00 else int(folded[point] != 0)
         if kind == 1:
             state = (state ^ np.uint64(folded[point] if point < 0x10000 else point)) * FNV_PRIME
             inside = 1
@@ -259,7 +259,7 @@ def hash_normalised(data, offsets, lower):  # type: ignore[no-untyped-def]  # co
                 at += 1
             if at >= end:
                 break
-            point, length = _character(data, at, end)
+            point, length = decode_character(data, at, end)
             letter = np.uint32(lower[point]) if point < 0x10000 else point
             if letter == 0:
                 text[size] = 32
@@ -365,7 +365,7 @@ def measure_words(data, offsets):  # type: ignore[no-untyped-def]  # compiled
         inside = has_letter = False
         at, end = offsets[d], offsets[d + 1]
         while at < end:
-            point, length = _character(data, at, end)
+            point, length = decode_character(data, at, end)
             at += length
             if point <= 32 or point == 0x85 or point == 0xA0 or 0x2000 <= point <= 0x200A or 0x2028 <= point <= 0x2029 or point == 0x3000:
                 inside = False
@@ -374,7 +374,7 @@ def measure_words(data, offsets):  # type: ignore[no-untyped-def]  # compiled
                 inside, has_letter = True, False
                 words += 1
             characters += 1
-            kind = _kind(point)
+            kind = word_kind(point)
             if kind and not (48 <= point <= 57 or point == 95):
                 letters += 1
                 unspaced += kind == 2

@@ -24,7 +24,7 @@ from safetensors.numpy import load_file, save_file
 from bloomery.core.config import Config
 from bloomery.core.errors import DataError
 from bloomery.core.files import write_atomically
-from bloomery.curate.kernels import TextColumn, _character, _kind, compiled, hash_words, text_column
+from bloomery.curate.kernels import TextColumn, compiled, decode_character, hash_words, text_column, word_kind
 
 UNKNOWN, BEGIN, END = 0, 1, 2
 MARKERS = ("<unk>", "<s>", "</s>")
@@ -346,8 +346,8 @@ def _place_words(data, start, end, starts, sizes):  # type: ignore[no-untyped-de
     # Where the words of data[start:end] stand, in the order in which `hash_words` lists their hashes.
     at, count, first = start, 0, -1
     while at < end:
-        point, length = _character(data, at, end)
-        kind = _kind(point)
+        point, length = decode_character(data, at, end)
+        kind = word_kind(point)
         if first >= 0 and kind != 1:
             starts[count], sizes[count] = first, at - first
             count, first = count + 1, -1

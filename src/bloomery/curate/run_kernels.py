@@ -108,7 +108,7 @@ def _is_mark(character: str) -> bool:
 
 
 @compiled
-def _decode(data, at, end):  # type: ignore[no-untyped-def]  # compiled; a twin of kernels._character: numba's cache sees one file only
+def _decode(data, at, end):  # type: ignore[no-untyped-def]  # compiled; a twin of kernels.decode_character: numba's cache sees one file only
     first = data[at]
     if first < 0x80:
         return np.uint32(first), 1

@@ -28,6 +28,7 @@ def test_a_helper_that_dies_is_told_from_one_that_is_late():
     helper = Helper(os._exit, (0,))
     with pytest.raises(HelperDied):
         helper.call(1, seconds=60)
+    helper.close()
 
 
 def test_calls_that_hang_one_after_another_are_each_ended_in_time():

@@ -44,7 +44,7 @@ class BlockTrainingConfig(Config):
 
     first_trees: PositiveInt = 50
     second_trees: PositiveInt = 80
-    leaves: PositiveInt = 31
+    leaves: int = Field(default=31, ge=2, le=64)
     learning_rate: PositiveFloat = 0.12
     min_leaf_blocks: PositiveInt = 40
     folds: int = Field(default=4, ge=2)

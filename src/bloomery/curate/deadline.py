@@ -2,7 +2,7 @@
 
 A C loop cannot be interrupted from within, so the only sure end is that of a process. The helper is a fresh interpreter
 (no fork: threads do not survive one), started when it is first needed, kept for the next call, killed when time is up;
-it ends with its parent.
+it ends with its parent. A spare one is started beside it, so that nobody waits for a new interpreter after a kill.
 """
 
 import contextlib
@@ -13,6 +13,7 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any  # Any: whatever travels to the helper and back
@@ -31,56 +32,78 @@ class HelperDied(Exception):
     """The helper ended without an answer: a crash, or no memory left."""
 
 
+class _Served:
+    """One such process; `is_ready` once its rehearsal is through."""
+
+    def __init__(self, function: Callable[..., Any], rehearsal: tuple[Any, ...]) -> None:
+        self.connection, theirs = multiprocessing.Pipe()
+        command = [sys.executable, "-c", f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import serve; serve({theirs.fileno()})"]
+        with theirs:
+            self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=(theirs.fileno(),))
+        self.is_ready = False
+        with contextlib.suppress(ConnectionError):  # one that died at once is found out when it is waited for
+            self.connection.send(function)
+            self.connection.send(rehearsal)
+
+    def wait(self, seconds: float) -> bool:
+        """Whether it is ready within these seconds. Raises EOFError or ConnectionError if it died."""
+        if not self.is_ready and self.connection.poll(seconds):
+            self.connection.recv()
+            self.is_ready = True
+        return self.is_ready
+
+    def end(self) -> None:
+        self.connection.close()
+        self.process.kill()
+        self.process.wait()
+
+
 class Helper:
-    """A process that calls one module-level function for us, again and again."""
+    """A process that calls one module-level function for us, again and again, and a spare one that takes its place at once."""
 
     def __init__(self, function: Callable[..., Any], rehearsal: tuple[Any, ...]) -> None:
         self._function, self._rehearsal = function, rehearsal
-        self._process: subprocess.Popen[bytes] | None = None
-        self._connection: Connection | None = None
+        self._active: _Served | None = None
+        self._spare: _Served | None = None
 
     def call(self, *arguments: Any, seconds: float) -> Any:
-        """The function's result. Raises OutOfTime or HelperDied."""
-        connection = self._start()
+        """The function's result. Raises OutOfTime or HelperDied.
+
+        `seconds` are for the call and for waiting for a helper that is still starting; only the very first start, when
+        there is none, is not counted.
+        """
+        is_first = self._active is None and self._spare is None
+        self._active = self._active or self._spare or _Served(self._function, self._rehearsal)
+        self._spare = None if self._spare is self._active else self._spare
         try:
-            connection.send(arguments)
-            if connection.poll(seconds):
-                return connection.recv()
+            if is_first and not self._active.wait(START_SECONDS):
+                self.close()
+                raise HelperDied
+            until = time.monotonic() + seconds
+            if self._spare is None:
+                self._spare = _Served(self._function, self._rehearsal)
+            if not self._active.wait(max(seconds, 0.0)):
+                raise OutOfTime  # it may go on starting: no page is in it
+            self._active.connection.send(arguments)
+            if self._active.connection.poll(max(until - time.monotonic(), 0.0)):
+                return self._active.connection.recv()
         except (EOFError, ConnectionError) as error:
-            self.close()
+            self._replace()
             raise HelperDied from error
-        self.close()
+        self._replace()
         raise OutOfTime
 
     def close(self) -> None:
-        """Ends the helper; the next call starts another."""
-        if self._connection is not None:
-            self._connection.close()
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-        self._process = self._connection = None
+        """Ends the processes; the next call starts others."""
+        for served in filter(None, (self._active, self._spare)):
+            served.end()
+        self._active = self._spare = None
 
-    def _start(self) -> Connection:
-        if self._process is not None and self._process.poll() is None and self._connection is not None:
-            return self._connection
-        self.close()
-        ours, theirs = multiprocessing.Pipe()
-        command = [sys.executable, "-c", f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import serve; serve({theirs.fileno()})"]
-        with theirs:
-            self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, pass_fds=(theirs.fileno(),))
-        self._connection = ours
-        try:
-            ours.send(self._function)
-            ours.send(self._rehearsal)
-            if ours.poll(START_SECONDS):
-                ours.recv()
-                return ours
-        except (EOFError, ConnectionError) as error:
-            self.close()
-            raise HelperDied from error
-        self.close()
-        raise HelperDied
+    def _replace(self) -> None:
+        # The spare one takes over, and another starts in the background.
+        if self._active is not None:
+            self._active.end()
+        self._active, self._spare = self._spare, _Served(self._function, self._rehearsal)
 
 
 @functools.cache

@@ -9,6 +9,7 @@ import codecs
 import functools
 import importlib
 import re
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -88,6 +89,7 @@ class Refused(NamedTuple):
 
 def extract_page(capture: Capture, config: ExtractConfig, *, model: Path = SHIPPED_MODEL) -> Extracted | Refused:
     """The main text of a capture, or why it has none. `model` is the block classifier's file or folder."""
+    started = time.monotonic()
     if capture.is_text:
         return _finish(Extracted(decode_bytes(capture.body, charset="utf-8").text, "", "utf-8"), config)
     if not capture.body:
@@ -99,7 +101,8 @@ def extract_page(capture: Capture, config: ExtractConfig, *, model: Path = SHIPP
     decoded = decode_bytes(capture.body, charset=capture.charset)
     if capture.media_type == "text/plain":
         return _finish(Extracted(decoded.text, "", decoded.encoding), config)
-    shape = measure_markup(decoded.text)
+    encoded = decoded.text.encode("utf-8", "replace")
+    shape = measure_markup(encoded)
     refused = refuse_hostile_markup(shape, config)
     if refused is not None:
         return refused
@@ -107,10 +110,10 @@ def extract_page(capture: Capture, config: ExtractConfig, *, model: Path = SHIPP
     if shape.effort <= MAX_EFFORT and config.extractor != "trafilatura":
         text: str | Refused = extract_markup(*arguments)
     else:
-        text = run_within(config.max_seconds, extract_markup, *arguments)
+        text = run_within(config.max_seconds, extract_markup, *arguments, started=started)
     if isinstance(text, Refused):
         return text
-    facts = read_metadata(decoded.text, url=capture.url)
+    facts = read_metadata(decoded.text, url=capture.url, encoded=encoded)
     return _finish(Extracted(text, facts.title, decoded.encoding, facts.author, facts.published), config)
 
 
@@ -151,11 +154,12 @@ def load_trafilatura() -> Callable[..., str]:
     return extract
 
 
-def run_within(seconds: float, function: Callable[..., str], html: str, *arguments: object) -> str | Refused:
-    """`function(html, *arguments)` in the helper process, or that it did not end in time."""
+def run_within(seconds: float, function: Callable[..., str], html: str, *arguments: object, started: float | None = None) -> str | Refused:
+    """`function(html, *arguments)` in the helper process, or that it did not end `seconds` after `started` (monotonic; now)."""
+    spent = 0.0 if started is None else time.monotonic() - started
     helper = helper_for(function, "<p>rehearsal</p>", *arguments)
     try:
-        return str(helper.call(html, *arguments, seconds=seconds))
+        return str(helper.call(html, *arguments, seconds=seconds - spent))
     except OutOfTime:
         return Refused("deadline", None, seconds, f"not extracted within {seconds:g} s")
     except HelperDied:
@@ -170,10 +174,10 @@ class Shape(NamedTuple):
     effort: int
 
 
-def measure_markup(html: str) -> Shape:
-    """The shape of a page, in one pass over its bytes before anything parses it."""
-    data = np.frombuffer(html.encode("utf-8", "replace"), np.uint8)
-    return Shape(*measure_html(data, *_packed_tags()))
+def measure_markup(html: str | bytes) -> Shape:
+    """The shape of a page (its text or that in UTF-8), in one pass over its bytes before anything parses it."""
+    encoded = html.encode("utf-8", "replace") if isinstance(html, str) else html
+    return Shape(*measure_html(np.frombuffer(encoded, np.uint8), *_packed_tags()))
 
 
 def refuse_hostile_markup(shape: Shape, config: ExtractConfig) -> Refused | None:

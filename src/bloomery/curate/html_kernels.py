@@ -100,6 +100,9 @@ B_COMMAS, B_DIGITS, B_CAPITALS, B_LETTERS, B_ENDS, B_CODE_CHARS, B_MONEY, B_HASH
 NUM_BLOCK_FIELDS = 18
 E_PARENT, E_TAG, E_DEPTH, E_FIRST, E_LAST, E_SIGNATURE, E_ATTRIBUTES = range(7)
 NUM_ELEMENT_FIELDS = 7
+TAG_A, TAG_P, TAG_DIV, TAG_SPAN, TAG_ADDRESS = (
+    np.uint64(int.from_bytes(name, "big")) for name in (b"a", b"p", b"div", b"span", b"address")
+)
 CELL_BREAK = np.array([32, 124, 32], np.uint8)
 
 FNV_OFFSET, FNV_PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)
@@ -246,20 +249,25 @@ def find_blocks(data, tags, classes, words, hidden_word, max_blocks):  # type: i
         num_tags += data[i] == 60
     text = np.empty(end + 16, np.uint8)
     capacity = min(max_blocks, num_tags) + 2
-    blocks = np.zeros((capacity, NUM_BLOCK_FIELDS), np.int64)
-    odds = np.zeros((capacity, 2), np.float64)
-    elements = np.zeros((num_tags + 1, NUM_ELEMENT_FIELDS), np.int64)
-    bits = np.zeros(num_tags + 1, np.uint64)
-    element_odds = np.zeros((num_tags + 1, 3), np.float64)
-    stack = np.zeros((num_tags + 1, 3), np.int64)  # packed tag name, element, state before it
+    blocks = np.empty((capacity, NUM_BLOCK_FIELDS), np.int64)  # a page fills few of its rows: they are set as they are begun
+    odds = np.empty((capacity, 2), np.float64)
+    elements = np.empty((num_tags + 1, NUM_ELEMENT_FIELDS), np.int64)
+    bits = np.empty(num_tags + 1, np.uint64)
+    element_odds = np.empty((num_tags + 1, 3), np.float64)
+    stack = np.empty((num_tags + 1, 3), np.int64)  # packed tag name, element, state before it
     tag_keys, tag_codes, tag_kinds, tag_bits = tags
     word_keys, word_odds = words
     num_blocks, num_elements, top = 0, 1, 0
     filled, start = 0, 0
     element, in_link, in_emphasis, in_pre, in_code, skipped = 0, 0, 0, 0, 0, 0
     b = blocks[0]
+    b[:] = 0
+    odds[0, :] = 0
+    elements[0, :] = 0
+    bits[0] = 0
+    element_odds[0, :] = 0
     state, inside, previous, last_solid = FNV_OFFSET, False, 32, 0
-    elements[0, E_LAST] = 0
+    letters, digits, link_chars, code_chars, hashed = 0, 0, 0, 0, np.uint64(0)
     at = 0
     while at <= end:
         flush = at == end
@@ -297,7 +305,9 @@ def find_blocks(data, tags, classes, words, hidden_word, max_blocks):  # type: i
                     odds[num_blocks, 0] += word_odds[place]
                     odds[num_blocks, 1] = min(odds[num_blocks, 1], word_odds[place])
                 inside = False
-            if filled > start and b[B_LETTERS] + b[B_DIGITS] > 0:
+            if filled > start and letters + digits > 0:
+                b[B_LETTERS], b[B_DIGITS], b[B_LINK_CHARS], b[B_CODE_CHARS] = letters, digits, link_chars, code_chars
+                b[B_HASH] = np.int64(hashed)
                 b[B_START], b[B_STOP], b[B_ELEMENT] = start, filled, element
                 b[B_ENDS] = last_solid == 46 or last_solid == 33 or last_solid == 63 or last_solid == 130
                 kind_at = element
@@ -309,9 +319,10 @@ def find_blocks(data, tags, classes, words, hidden_word, max_blocks):  # type: i
                     break
             else:
                 filled = start
-                b[:] = 0
-                odds[num_blocks, :] = 0
             b = blocks[num_blocks]
+            b[:] = 0
+            odds[num_blocks, :] = 0
+            letters, digits, link_chars, code_chars, hashed = 0, 0, 0, 0, np.uint64(0)
             start, state, previous, last_solid = filled, FNV_OFFSET, 32, 0
             if at == end:
                 break
@@ -377,6 +388,7 @@ def find_blocks(data, tags, classes, words, hidden_word, max_blocks):  # type: i
                 num_elements += 1
                 elements[e, E_PARENT], elements[e, E_TAG] = element, code
                 elements[e, E_DEPTH], elements[e, E_FIRST] = elements[element, E_DEPTH] + 1, num_blocks
+                elements[e, E_LAST] = 0
                 elements[e, E_SIGNATURE] = np.int64((signature ^ np.uint64(code)) * FNV_PRIME)
                 elements[e, E_ATTRIBUTES] = stop
                 bits[e] = word_bits | group_bits
@@ -409,11 +421,10 @@ def find_blocks(data, tags, classes, words, hidden_word, max_blocks):  # type: i
                 b[B_WORDS] += 1
                 b[B_CAPITALS] += 65 <= byte <= 90
             state = (state ^ np.uint64(byte | 32 if 65 <= byte <= 90 else byte)) * FNV_PRIME
-            b[B_HASH] = np.int64((np.uint64(b[B_HASH]) ^ np.uint64(byte)) * FNV_PRIME)
-            if 48 <= byte <= 57:
-                b[B_DIGITS] += 1
-            else:
-                b[B_LETTERS] += 1
+            hashed = (hashed ^ np.uint64(byte)) * FNV_PRIME
+            is_digit = 48 <= byte <= 57
+            digits += is_digit
+            letters += not is_digit
         elif inside:
             inside = False
             place = look_up(word_keys, state)
@@ -433,10 +444,12 @@ def find_blocks(data, tags, classes, words, hidden_word, max_blocks):  # type: i
             continue
         text[filled] = byte
         filled += 1
-        b[B_LINK_CHARS] += in_link
-        b[B_CODE_CHARS] += in_code | in_pre
-        b[B_COMMAS] += byte == 44
-        b[B_MONEY] += byte == 36
+        link_chars += in_link
+        code_chars += in_code | in_pre
+        if byte == 44:
+            b[B_COMMAS] += 1
+        elif byte == 36:
+            b[B_MONEY] += 1
         if byte == 130 and previous == 128:  # the ideographic full stop is E3 80 82
             b[B_SENTENCES] += 1
         previous = byte
@@ -510,22 +523,69 @@ def _tag_name(data, at, end):  # type: ignore[no-untyped-def]  # compiled
 
 
 @compiled
+def _find_byte(data, at, end, byte):  # type: ignore[no-untyped-def]  # compiled
+    # The first place of a byte in data[at:end], or `end`; sixteen bytes at a time, which compile to vector instructions.
+    while at + 16 <= end:
+        hits = 0
+        for k in range(16):
+            hits += data[at + k] == byte
+        if hits:
+            break
+        at += 16
+    while at < end and data[at] != byte:
+        at += 1
+    return at
+
+
+@compiled
 def _after_raw_text(data, at, end, name):  # type: ignore[no-untyped-def]  # compiled
     # Where the end tag `name` begins that ends a script or style; `end` if none does, as a browser has it.
+    at = _find_byte(data, at, end, 60)
     while at < end - 1:
-        if data[at] == 60 and data[at + 1] == 47 and _tag_name(data, at + 2, end)[0] == name:
+        if data[at + 1] == 47 and _tag_name(data, at + 2, end)[0] == name:
             return at
-        at += 1
+        at = _find_byte(data, at + 1, end, 60)
     return end
 
 
 @compiled
 def _after_comment(data, at, end):  # type: ignore[no-untyped-def]  # compiled
+    at = _find_byte(data, at, end, 45)
     while at < end - 2:
-        if data[at] == 45 and data[at + 1] == 45 and data[at + 2] == 62:  # -->
+        if data[at + 1] == 45 and data[at + 2] == 62:  # -->
             return at + 3
-        at += 1
+        at = _find_byte(data, at + 1, end, 45)
     return end
+
+
+@compiled
+def find_bylines(data):  # type: ignore[no-untyped-def]  # compiled
+    """Where the tags a, address, div, p, span begin in whose attributes is the word "author" or "byline", in any case."""
+    starts = [0 for _ in range(0)]
+    end = len(data)
+    at = _find_byte(data, 0, end, 60)
+    while at < end:
+        start = at
+        name, at = _tag_name(data, at + 1, end)
+        if name in (TAG_A, TAG_P, TAG_DIV, TAG_SPAN, TAG_ADDRESS):
+            while at < end and data[at] != 60 and data[at] != 62:
+                first = data[at] | 32
+                if (first == 97 and _is_word(data, at, end, b"author")) or (first == 98 and _is_word(data, at, end, b"byline")):
+                    starts.append(start)
+                    break
+                at += 1
+        at = _find_byte(data, at, end, 60)
+    return starts
+
+
+@compiled
+def _is_word(data, at, end, word):  # type: ignore[no-untyped-def]  # compiled
+    if at + len(word) > end:
+        return False
+    same = 0
+    while same < len(word) and data[at + same] | 32 == word[same]:
+        same += 1
+    return same == len(word)
 
 
 @compiled
@@ -540,7 +600,7 @@ def measure_html(data, void_tags, raw_text_tags):  # type: ignore[no-untyped-def
     at, end = 0, len(data)
     while at < end - 1:
         if data[at] != 60:  # <
-            at += 1
+            at = _find_byte(data, at + 1, end, 60)
             continue
         if at + 3 < end and data[at + 1] == 33 and data[at + 2] == 45 and data[at + 3] == 45:  # <!--
             at = _after_comment(data, at + 4, end)

@@ -10,8 +10,14 @@ import re
 from datetime import date
 from typing import NamedTuple
 
+import numpy as np
+
+from bloomery.curate.html_kernels import find_bylines
+
 MAX_HEAD = 300_000
 MAX_BYLINE = 150_000
+BYLINE_BYTES = 8000
+"""More than a byline can have by its pattern."""
 MAX_JSON = 120_000
 MAX_SCRIPTS = 12
 EARLIEST_YEAR, LATEST_YEAR = 1993, 2099
@@ -43,6 +49,7 @@ LATER_DATE_NAMES = (
     "publishdate", "pubdate", "publish-date", "date", "dc.date", "dc.date.issued", "dcterms.created", "sailthru.date",
     "article.published", "cxenseparse:recs:publishtime", "og:published_time", "release_date", "datecreated",
 )  # fmt: skip
+WANTED_NAMES = frozenset((*TITLE_NAMES, *AUTHOR_NAMES, *FIRST_DATE_NAMES, *LATER_DATE_NAMES))
 
 
 class Metadata(NamedTuple):
@@ -53,18 +60,19 @@ class Metadata(NamedTuple):
     published: str
 
 
-def read_metadata(html: str, *, url: str) -> Metadata:
-    """The metadata of a page.
+def read_metadata(html: str, *, url: str, encoded: bytes | None = None) -> Metadata:
+    """The metadata of a page; `encoded` is its UTF-8, if one has it.
 
     >>> read_metadata('<meta property="og:title" content="Iron"><meta name="author" content="A. Smith">', url="http://a.example/2024/03/01/iron")
     Metadata(title='Iron', author='A. Smith', published='2024-03-01')
     """
+    encoded = html.encode("utf-8", "replace") if encoded is None else encoded
     head = html[:MAX_HEAD]
     end = head.find("</head")
     facts = _read_meta(head[: end if end > 0 else MAX_HEAD])
-    scripts = _json_scripts(html)
+    scripts = _json_scripts(html) if b"application/ld+json" in encoded else []
     title = _find_title(head, facts)
-    return Metadata(title, _find_author(head, facts, scripts), _find_date(head, facts, scripts, url))
+    return Metadata(title, _find_author(encoded, facts, scripts), _find_date(head, facts, scripts, url))
 
 
 def parse_day(text: str) -> str:
@@ -73,6 +81,8 @@ def parse_day(text: str) -> str:
     >>> parse_day("Published on March 5th, 2021"), parse_day("2021-03-05T10:00:00Z"), parse_day("soon")
     ('2021-03-05', '2021-03-05', '')
     """
+    if not text:
+        return ""
     for pattern in (_DAY, _COMPACT_DAY):
         found = pattern.search(text)
         if found and (day := _make_day(found[1], found[2], found[3])):
@@ -90,7 +100,7 @@ def _read_meta(head: str) -> dict[str, str]:
     for tag in _META.finditer(head):
         attributes = {m[1].lower(): m[2] or m[3] or m[4] or "" for m in _ATTRIBUTE.finditer(tag[1])}
         name = (attributes.get("property") or attributes.get("name") or attributes.get("itemprop") or "").lower().strip()
-        if name and attributes.get("content", "").strip():
+        if name in WANTED_NAMES and attributes.get("content", "").strip():
             facts.setdefault(name, _plain(attributes["content"]))
     return facts
 
@@ -121,7 +131,7 @@ def _find_title(head: str, facts: dict[str, str]) -> str:
     return declared or title or heading
 
 
-def _find_author(head: str, facts: dict[str, str], scripts: list[str]) -> str:
+def _find_author(encoded: bytes, facts: dict[str, str], scripts: list[str]) -> str:
     candidates = [facts[name] for name in AUTHOR_NAMES if name in facts]
     for script in scripts:
         for found in _JSON_AUTHOR.finditer(script):
@@ -131,9 +141,19 @@ def _find_author(head: str, facts: dict[str, str], scripts: list[str]) -> str:
                 candidates.append(_unescape_json(name[1]))
     if author := next((name for name in candidates if _is_name(name)), ""):
         return author
-    byline = _BYLINE.search(head, 0, MAX_BYLINE)
+    byline = _find_byline(encoded)
     signed = _BY.sub("", _plain(_TAG.sub(" ", byline[1]))) if byline else ""
     return signed if _is_name(signed) and len(signed.split()) <= 6 else ""
+
+
+def _find_byline(encoded: bytes) -> re.Match[str] | None:
+    # As _BYLINE.search over the first MAX_BYLINE characters, which is tried only at tags with one of the words that it needs.
+    for start in find_bylines(np.frombuffer(encoded, np.uint8, min(len(encoded), 4 * MAX_BYLINE))):
+        place = start if start + BYLINE_BYTES <= MAX_BYLINE else len(encoded[:start].decode("utf-8"))
+        tag = encoded[start : start + BYLINE_BYTES].decode("utf-8", "ignore")
+        if found := _BYLINE.match(tag, 0, max(MAX_BYLINE - place, 0)):
+            return found
+    return None
 
 
 def _find_date(head: str, facts: dict[str, str], scripts: list[str], url: str) -> str:

@@ -71,8 +71,8 @@ def compare(data: Path, folder: Path, *, rounds: int) -> None:
         for side in SIDES:
             if side.startswith("ours"):
                 command = [sys.executable, __file__, "--side", side, "--texts", str(folder / "texts.parquet")]
-            elif side.startswith("Daft"):
-                command = [sys.executable, str(ROOT / "bench" / "peers" / "daft_minhash.py"), side, str(folder / "texts.parquet")]
+            elif side.startswith("Daft") and PEERS.exists():
+                command = [str(PEERS), str(ROOT / "bench" / "peers" / "daft_minhash.py"), side, str(folder / "texts.parquet")]
             elif PEERS.exists():
                 command = [str(PEERS), str(ROOT / "bench" / "peers" / "datatrove_minhash.py"), str(folder / "some.json")]
             else:

@@ -1,5 +1,6 @@
 """Grouping 24 million rows by key on two cores: core/shuffle side by side with Daft's groupby.
 
+    pip install daft==0.7.26                       # it wants pyarrow below 26: in an environment for this script
     python bench/shuffle.py                        # about 1 minute, 1 GB in the temporary folder
 
 Both read the same 24 Parquet files (a 64-bit key, a number), count the rows of every key, take the smallest number, keep

@@ -24,6 +24,7 @@ POLYNOMIAL = np.uint64(0x9E3779B97F4A7C15)
 ASCII_FOLDED = np.array([i | 32 if 65 <= i <= 90 else i if 48 <= i <= 57 or 97 <= i <= 122 or i == 95 else 0 for i in range(256)], np.uint8)
 """Lower-case letters, digits and underscore of ASCII as they are, capitals in lower case, 0 between words."""
 
+
 class TextColumn(NamedTuple):
     """Texts as Arrow keeps them: document i is bytes[offsets[i] : offsets[i + 1]]."""
 

@@ -49,10 +49,11 @@ class Launch(Config):
 
 @dataclass(frozen=True, kw_only=True)
 class Runtime:
-    """How a stage runs here: workers, logs, device. `quiet` on every rank but 0. `open_pool` makes a pool of so many workers."""
+    """How a stage runs here: workers, logs, device, launch. `quiet` on every rank but 0. `open_pool` makes a pool of so many workers."""
 
     workers: int = 1
     device: str = "auto"
+    launch: Launch = field(default_factory=Launch)
     metrics: MetricsLog = field(default_factory=lambda: MetricsLog(None))
     label: str = ""
     quiet: bool = False

@@ -57,7 +57,7 @@ def launch(
     if node.launch.devices > 1:
         return _launch_ranks(node.stage, node.launch, step, arguments, out=out, log_folder=log_folder, workers=workers)
     log_path = log_folder / "metrics.jsonl"
-    runtime = Runtime(workers=workers, metrics=MetricsLog(log_path), label=node.id, quiet=quiet, open_pool=open_pool)
+    runtime = Runtime(workers=workers, metrics=MetricsLog(log_path), label=node.id, quiet=quiet, open_pool=open_pool, launch=node.launch)
     try:
         metrics: Mapping[str, Any] = node.stage.run(node.config, **arguments, out=out.absolute(), runtime=runtime)
     finally:
@@ -84,6 +84,7 @@ def _launch_ranks(
             "metrics": str((log_folder / "metrics.jsonl").absolute()),
             "label": step.node.id,
             "workers": workers,
+            "launch": launch.model_dump(mode="json"),
         },
     )
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(launch.devices)]

@@ -12,7 +12,7 @@ from bloomery.core import dist
 from bloomery.core.errors import BloomeryError
 from bloomery.core.files import read_json, write_json
 from bloomery.core.metrics import MetricsLog
-from bloomery.core.stage import Runtime
+from bloomery.core.stage import Launch, Runtime
 from bloomery.pipeline.launch import die_with_parent
 from bloomery.stages.catalog import load_stage
 
@@ -28,6 +28,7 @@ def run_rank(spec_path: Path) -> int:
             metrics=MetricsLog(Path(spec["metrics"]) if first else None),
             label=spec["label"],
             quiet=not first,
+            launch=Launch(**spec["launch"]),
         )
         arguments = {slot: _to_paths(value) for slot, value in spec["arguments"].items()}
         try:

@@ -1,18 +1,46 @@
 """Sizes and the rule that gives them."""
 
+from typing import Any
+
 import pytest
+import torch
 
 from bloomery.core.config import check_config
-from bloomery.model.config import ModelConfig, ModelShape, count_params, flops_per_token, make_model_config
+from bloomery.model.architectures import describe
+from bloomery.model.config import ModelConfig, ModelShape, RopeScaling, count_params, flops_per_token, make_model_config
 from bloomery.model.transformer import Transformer
 
+LLAMA_31_8B = ModelConfig(
+    vocab_size=128256, dim=4096, num_layers=32, num_heads=32, num_kv_heads=8, head_dim=128, mlp_dim=14336, rope_base=500000.0,
+    rope_scaling=RopeScaling(kind="llama3", factor=8.0, original_positions=8192), qk_norm=False, tied_embeddings=False,
+    max_positions=131072,
+)  # fmt: skip
 
-@pytest.mark.parametrize("qk_norm", [True, False])
+
+@pytest.mark.parametrize("parts", [{}, {"qk_norm": False}, {"attention_bias": "all"}, {"qk_norm": False, "attention_bias": "qkv"}])
 @pytest.mark.parametrize("tied", [True, False])
-def test_parameters_are_counted_as_they_are(qk_norm: bool, tied: bool) -> None:
-    shape = ModelShape(depth=1, dim=48, head_dim=16, mlp_dim=80, qk_norm=qk_norm, tied_embeddings=tied)
-    config = make_model_config(shape, vocab_size=77, max_positions=10)
+@pytest.mark.parametrize("head", ["tokens", "scalar"])
+def test_parameters_are_counted_as_they_are(parts: dict[str, Any], tied: bool, head: str) -> None:
+    shape = ModelShape(depth=1, dim=48, head_dim=16, mlp_dim=80, tied_embeddings=tied, **parts)
+    config = make_model_config(shape, vocab_size=77, max_positions=10).model_copy(update={"head": head})
     assert count_params(config) == sum(p.numel() for p in Transformer(config, seed=None).parameters())
+
+
+def test_llama_31_8b_has_its_published_size_and_transformers_agrees() -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    with torch.device("meta"):
+        theirs = LlamaForCausalLM(LlamaConfig(**{k: v for k, v in describe(LLAMA_31_8B).items() if k != "architectures"}))
+    assert count_params(LLAMA_31_8B) == theirs.num_parameters() == 8_030_261_248
+    assert flops_per_token(LLAMA_31_8B, 8192) == pytest.approx(5.79e10, rel=1e-3)
+    assert flops_per_token(LLAMA_31_8B, 8192, attention=False) == 6 * (8_030_261_248 - 128256 * 4096 - 65 * 4096)
+
+
+def test_a_window_is_all_that_attention_costs_in_the_layers_that_have_it() -> None:
+    window = LLAMA_31_8B.model_copy(update={"sliding_window": 4096, "full_layers": (0, 1)})
+    plain = flops_per_token(window, 8192, attention=False)
+    assert flops_per_token(window, 8192) - plain == 12 * 32 * 128 * (30 * 4096 + 2 * 8192)
+    assert flops_per_token(window, 1000) == flops_per_token(LLAMA_31_8B, 1000)
 
 
 def test_one_dial_gives_every_size_and_any_of_them_can_be_set() -> None:
@@ -41,6 +69,12 @@ def test_sizes_that_do_not_fit_are_refused() -> None:
         ({"num_heads": 4, "num_kv_heads": 3}, "num_kv_heads = 3"),
         ({"head_dim": 7}, "head_dim = 7"),
         ({"dept": 3}, "depth"),
+        ({"full_layers": [1]}, "full_layers = [1] are exceptions to a sliding_window"),
+        ({"sliding_window": 8, "full_layers": [4]}, "full_layers = [4]: expected rising numbers of layers, from 0 to 3"),
+        ({"nope_layers": [1, 0], "qk_norm": False}, "nope_layers = [1, 0]"),
+        ({"nope_layers": [1]}, "qk_norm and nope_layers together"),
+        ({"rope_scaling": {"kind": "yarn", "factor": 4.0}}, "needs original_positions"),
+        ({"rope_scaling": {"factor": 4.0}}, "needs a kind"),
     ):
         _, mistakes = check_config(ModelShape, values)
         assert len(mistakes) == 1 and words in mistakes[0]

@@ -83,8 +83,8 @@ def test_a_checkpoint_in_several_files_is_read_through_its_index(tmp_path: Path)
     ("change", "words"),
     [
         ({"architectures": ["GPT2LMHeadModel"]}, "GPT2LMHeadModel"),
-        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}}, "yarn"),
-        ({"attention_bias": True}, "attention_bias"),
+        ({"rope_parameters": {"rope_type": "longrope", "rope_theta": 1e4}}, "longrope"),
+        ({"attention_bias": True}, "have no model.layers.0.self_attn.q_proj.bias"),
         ({"hidden_act": "gelu"}, "gelu"),
         ({"hidden_size": 40}, r"embed_tokens.weight is \[97, 32\]; config.json makes it \[97, 40\]"),
         ({"num_hidden_layers": 4}, "have no model.layers.3"),

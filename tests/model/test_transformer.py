@@ -24,7 +24,21 @@ def make_model(**changes: Any) -> Transformer:
         "mlp_dim": 40,
         "max_positions": 64,
     }
-    return Transformer(ModelConfig(**{**sizes, **changes}), seed=1)
+    model = Transformer(ModelConfig(**{**sizes, **changes}), seed=1)
+    generator = torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if name.endswith("bias"):  # 0 at first: a test would not see them left out
+                weight.copy_(torch.randn(weight.shape, generator=generator))
+    return model
+
+
+PARTS: list[dict[str, Any]] = [
+    {},
+    {"sliding_window": 3, "full_layers": (0,), "attention_bias": "all"},
+    {"sliding_window": 4, "qk_norm": False, "nope_layers": (1,)},
+]
+"""Settings of the parts that a model may have: windows, layers without, biases, layers without rotation."""
 
 
 def random_tokens(*shape: int) -> Tensor:
@@ -36,6 +50,8 @@ def loops_forward(model: Transformer, tokens: list[int]) -> list[Tensor]:
     config, weights = model.config, dict(model.named_parameters())
 
     def norm(x: Tensor, name: str) -> Tensor:
+        if name not in weights:
+            return x
         return x / torch.sqrt((x * x).mean() + config.norm_eps) * weights[name]
 
     def turn(x: Tensor, position: int) -> Tensor:
@@ -52,18 +68,25 @@ def loops_forward(model: Transformer, tokens: list[int]) -> list[Tensor]:
         normed = [norm(x, f"{prefix}.input_layernorm.weight") for x in stream]
 
         def heads(x: Tensor, kind: str, *, prefix: str = prefix, K: int = K) -> list[Tensor]:
-            return list((weights[f"{prefix}.self_attn.{kind}_proj.weight"] @ x).split(K))
+            out = weights[f"{prefix}.self_attn.{kind}_proj.weight"] @ x
+            return list((out + weights.get(f"{prefix}.self_attn.{kind}_proj.bias", 0)).split(K))
 
-        queries = [[turn(norm(h, f"{prefix}.self_attn.q_norm.weight"), p) for h in heads(x, "q")] for p, x in enumerate(normed)]
-        keys = [[turn(norm(h, f"{prefix}.self_attn.k_norm.weight"), p) for h in heads(x, "k")] for p, x in enumerate(normed)]
+        def turn_here(x: Tensor, position: int, *, i: int = i) -> Tensor:
+            return x if i in config.nope_layers else turn(x, position)
+
+        window = 99 if i in config.full_layers or not config.sliding_window else config.sliding_window
+        queries = [[turn_here(norm(h, f"{prefix}.self_attn.q_norm.weight"), p) for h in heads(x, "q")] for p, x in enumerate(normed)]
+        keys = [[turn_here(norm(h, f"{prefix}.self_attn.k_norm.weight"), p) for h in heads(x, "k")] for p, x in enumerate(normed)]
         values = [heads(x, "v") for x in normed]
         for p in range(len(tokens)):
             out = []
             for h in range(config.num_heads):
                 g = h // (config.num_heads // config.num_kv_heads)
-                share = torch.stack([queries[p][h] @ keys[s][g] / math.sqrt(K) for s in range(p + 1)]).softmax(0)
-                out.append(sum(share[s] * values[s][g] for s in range(p + 1)))
+                seen = range(max(0, p + 1 - window), p + 1)
+                share = torch.stack([queries[p][h] @ keys[s][g] / math.sqrt(K) for s in seen]).softmax(0)
+                out.append(sum(part * values[s][g] for part, s in zip(share, seen, strict=True)))
             stream[p] = stream[p] + weights[f"{prefix}.self_attn.o_proj.weight"] @ torch.cat(out)
+            stream[p] = stream[p] + weights.get(f"{prefix}.self_attn.o_proj.bias", 0)
         for p, x in enumerate(stream):
             y = norm(x, f"{prefix}.post_attention_layernorm.weight")
             gate = weights[f"{prefix}.mlp.gate_proj.weight"] @ y
@@ -72,8 +95,9 @@ def loops_forward(model: Transformer, tokens: list[int]) -> list[Tensor]:
     return [weights["model.embed_tokens.weight"] @ norm(x, "model.norm.weight") for x in stream]
 
 
-def test_the_transformer_is_what_the_papers_write() -> None:
-    model, token_BT = make_model(), random_tokens(1, 7)
+@pytest.mark.parametrize("parts", PARTS)
+def test_the_transformer_is_what_the_papers_write(parts: dict[str, Any]) -> None:
+    model, token_BT = make_model(**parts), random_tokens(1, 7)
     with torch.no_grad():
         expected_TV = torch.stack(loops_forward(model, token_BT[0].tolist()))
         torch.testing.assert_close(model(token_BT)[0], expected_TV, atol=1e-5, rtol=1e-5)
@@ -87,9 +111,10 @@ def test_a_later_token_changes_nothing_before_it() -> None:
     assert torch.equal(before[0, :5], after[0, :5]) and not torch.equal(before[0, 5:], after[0, 5:])
 
 
+@pytest.mark.parametrize("parts", PARTS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_packed_documents_have_the_logits_they_have_alone(dtype: torch.dtype) -> None:
-    model = make_model()
+def test_packed_documents_have_the_logits_they_have_alone(dtype: torch.dtype, parts: dict[str, Any]) -> None:
+    model = make_model(**parts)
     model.compute_dtype = dtype
     lengths, token_BT = [5, 1, 7], random_tokens(1, 16)
     document_BT = torch.tensor([[1] * 5 + [2] + [3] * 7 + [0] * 3])
@@ -115,9 +140,10 @@ def test_another_document_and_padding_change_no_logit_and_get_no_gradient_across
     assert torch.isfinite(padded).all()
 
 
+@pytest.mark.parametrize("parts", PARTS)
 @pytest.mark.parametrize("lengths", [[9], [4, 9, 1, 6]])
-def test_reading_token_by_token_with_a_cache_gives_the_logits_of_reading_at_once(lengths: list[int]) -> None:
-    model, longest = make_model(), max(lengths)
+def test_reading_token_by_token_with_a_cache_gives_the_logits_of_reading_at_once(lengths: list[int], parts: dict[str, Any]) -> None:
+    model, longest = make_model(**parts), max(lengths)
     token_BT = random_tokens(len(lengths), longest + 5)
     cache = KVCache(model.config, num_rows=len(lengths), max_tokens=longest + 5, dtype=torch.float32, device="cpu")
     with torch.no_grad():

@@ -33,6 +33,22 @@ def test_bfloat16_halves_the_file_and_only_rounds(tmp_path: Path, tiny_checkpoin
         assert torch.equal(a.bfloat16().float(), b)
 
 
+def test_a_checkpoint_of_other_hands_goes_out_as_it_came(tmp_path: Path, tiny_tokenizer: Path) -> None:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    sizes = {"vocab_size": 280, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 48}
+    LlamaForCausalLM(LlamaConfig(**sizes)).to(torch.bfloat16).save_pretrained(tmp_path / "in", max_shard_size="20KB")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / "in" / name).write_bytes((tiny_tokenizer / name).read_bytes())
+    metrics = export(ExportConfig(), model=tmp_path / "in", out=tmp_path / "out", runtime=Runtime(quiet=True))
+    files = {path.name: path.read_bytes() for path in (tmp_path / "in").iterdir()}
+    assert len(files) > 6 and files == {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert metrics["bytes"] == sum(len(content) for name, content in files.items() if name.endswith(".safetensors"))
+    export(ExportConfig(dtype="bf16"), model=tmp_path / "in", out=tmp_path / "one", runtime=Runtime(quiet=True))
+    assert (tmp_path / "one" / "config.json").read_bytes() == files["config.json"]
+    assert {path.name for path in (tmp_path / "one").glob("*.safetensors")} == {"model.safetensors"}
+
+
 def test_exporting_twice_gives_the_same_bytes(tmp_path: Path, tiny_checkpoint: Path) -> None:
     for name in ("a", "b"):
         export(ExportConfig(), model=tiny_checkpoint, out=tmp_path / name, runtime=Runtime(quiet=True))

@@ -4,13 +4,48 @@
 which the other sizes follow by the rule written there, or any of them by hand.
 """
 
-from pydantic import NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from typing import Literal
+
+from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from bloomery.core.config import Config
 
+AttentionBias = Literal["none", "qkv", "all"]
+Head = Literal["tokens", "scalar"]
+
+
+class RopeScaling(Config):
+    """How the angles of rotary positions are stretched, so that a model reads further than it was pretrained; see model/rope.py."""
+
+    kind: Literal["none", "linear", "llama3", "yarn"] = "none"
+    factor: PositiveFloat = 1.0
+    """How many times as far."""
+    original_positions: NonNegativeInt = 0
+    """Positions of pretraining; "llama3" and "yarn" need it."""
+    low_frequency_factor: PositiveFloat = 1.0
+    """"llama3": waves longer than original_positions / this are stretched whole."""
+    high_frequency_factor: PositiveFloat = 4.0
+    """"llama3": waves shorter than original_positions / this are left alone."""
+    beta_fast: PositiveFloat = 32.0
+    """"yarn": dimensions that turn more often than this over original_positions are left alone."""
+    beta_slow: PositiveFloat = 1.0
+    """"yarn": dimensions that turn less often than this are stretched whole."""
+    attention_factor: NonNegativeFloat = 0.0
+    """"yarn": what rotated queries and keys are multiplied by; 0 = 0.1 ln(factor) + 1."""
+    whole_dimensions: bool = True
+    """"yarn": whether the bounds between the dimensions are rounded outwards."""
+
+    @model_validator(mode="after")
+    def _check_positions(self) -> "RopeScaling":
+        if self.kind in ("llama3", "yarn") and not self.original_positions:
+            raise ValueError(f'rope_scaling of kind "{self.kind}" needs original_positions, how far the model was pretrained')
+        if self.kind == "none" and self.factor != 1.0:
+            raise ValueError(f'rope_scaling.factor = {self.factor} needs a kind: "linear", "llama3" or "yarn"')
+        return self
+
 
 class ModelConfig(Config):
-    """A decoder-only transformer in Qwen3's layout (RMSNorm, RoPE, SwiGLU, grouped queries, QK-norm); without QK-norm, in Llama's."""
+    """A decoder-only transformer: RMSNorm, RoPE, SwiGLU, grouped queries. Qwen3, Qwen2, Llama, Mistral and SmolLM3 are settings of it."""
 
     vocab_size: PositiveInt
     dim: PositiveInt
@@ -20,10 +55,20 @@ class ModelConfig(Config):
     head_dim: PositiveInt
     mlp_dim: PositiveInt
     rope_base: PositiveFloat = 10000.0
+    rope_scaling: RopeScaling = RopeScaling()
     norm_eps: PositiveFloat = 1e-6
     qk_norm: bool = True
+    attention_bias: AttentionBias = "none"
     tied_embeddings: bool = True
+    sliding_window: NonNegativeInt = 0
+    """Tokens that a token sees, itself counted; 0 = all before it."""
+    full_layers: tuple[NonNegativeInt, ...] = ()
+    """Layers (from 0) that see everything although there is a window."""
+    nope_layers: tuple[NonNegativeInt, ...] = ()
+    """Layers (from 0) whose queries and keys are not rotated (NoPE, arXiv:2305.19466)."""
     max_positions: PositiveInt = 2048
+    head: Head = "tokens"
+    """What the last layer's stream becomes: logits over the vocabulary, or one number a token (see model/heads.py)."""
 
     @model_validator(mode="after")
     def _check_heads(self) -> "ModelConfig":
@@ -32,6 +77,29 @@ class ModelConfig(Config):
         if self.head_dim % 2:
             raise ValueError(f"head_dim = {self.head_dim} is odd; rotary positions turn pairs of numbers")
         return self
+
+    @model_validator(mode="after")
+    def _check_layers(self) -> "ModelConfig":
+        for name in ("full_layers", "nope_layers"):
+            layers: tuple[int, ...] = getattr(self, name)
+            if layers and (list(layers) != sorted(set(layers)) or layers[-1] >= self.num_layers):
+                raise ValueError(f"{name} = {list(layers)}: expected rising numbers of layers, from 0 to {self.num_layers - 1}")
+        if self.full_layers and not self.sliding_window:
+            raise ValueError(f"full_layers = {list(self.full_layers)} are exceptions to a sliding_window, but there is none")
+        return self
+
+    @model_validator(mode="after")
+    def _check_layout(self) -> "ModelConfig":
+        # Each of these stands in one of Hugging Face's architectures, no two of them together in any.
+        apart = {"qk_norm": self.qk_norm, 'attention_bias = "qkv"': self.attention_bias == "qkv", "nope_layers": bool(self.nope_layers)}
+        found = [name for name, is_set in apart.items() if is_set]
+        if len(found) > 1:
+            raise ValueError(f"{' and '.join(found)} together: no other program could load such a checkpoint. Choose one of them")
+        return self
+
+    def window_of_layer(self, layer: int) -> int:
+        """Tokens that a token of this layer sees, itself counted; 0 = all before it."""
+        return 0 if layer in self.full_layers else self.sliding_window
 
 
 class ModelShape(Config):
@@ -50,9 +118,19 @@ class ModelShape(Config):
     num_kv_heads: NonNegativeInt = 0
     mlp_dim: NonNegativeInt = 0
     rope_base: PositiveFloat = 10000.0
+    rope_scaling: RopeScaling = RopeScaling()
     norm_eps: PositiveFloat = 1e-6
     qk_norm: bool = True
+    """Queries and keys of each head are normalised (Qwen3's layout)."""
+    attention_bias: AttentionBias = "none"
+    """Biases of the attention's matrices: "qkv" as in Qwen2, "all" with the output's."""
     tied_embeddings: bool = True
+    sliding_window: NonNegativeInt = 0
+    """Tokens that a token sees, itself counted; 0 = all before it."""
+    full_layers: tuple[NonNegativeInt, ...] = ()
+    """Layers (from 0) that see everything although there is a window."""
+    nope_layers: tuple[NonNegativeInt, ...] = ()
+    """Layers (from 0) whose queries and keys are not rotated (SmolLM3's layout)."""
 
     @model_validator(mode="after")
     def _check_sizes(self) -> "ModelShape":
@@ -78,30 +156,45 @@ def make_model_config(shape: ModelShape, *, vocab_size: int, max_positions: int)
         head_dim=shape.head_dim,
         mlp_dim=shape.mlp_dim or 3 * dim,
         rope_base=shape.rope_base,
+        rope_scaling=shape.rope_scaling,
         norm_eps=shape.norm_eps,
         qk_norm=shape.qk_norm,
+        attention_bias=shape.attention_bias,
         tied_embeddings=shape.tied_embeddings,
+        sliding_window=shape.sliding_window,
+        full_layers=shape.full_layers,
+        nope_layers=shape.nope_layers,
         max_positions=max_positions,
     )
 
 
 def count_params(config: ModelConfig) -> int:
     """The number of parameters; tied embeddings count once."""
-    embeddings = config.vocab_size * config.dim * (1 if config.tied_embeddings else 2)
+    head = config.dim if config.head == "scalar" else 0 if config.tied_embeddings else config.vocab_size * config.dim
     norms = 2 * config.dim + (2 * config.head_dim if config.qk_norm else 0)
-    return embeddings + config.num_layers * (_layer_matrix_params(config) + norms) + config.dim
+    biases = {"none": 0, "qkv": _qkv_dim(config), "all": _qkv_dim(config) + config.dim}[config.attention_bias]
+    layer = _layer_matrix_params(config) + norms + biases
+    return config.vocab_size * config.dim + config.num_layers * layer + config.dim + head
 
 
-def flops_per_token(config: ModelConfig, sequence_tokens: int) -> int:
+def flops_per_token(config: ModelConfig, sequence_tokens: int, *, attention: bool = True) -> int:
     """Floating-point operations to train on one token, forward and backward (PaLM, arXiv:2204.02311, appendix B).
 
-    6 for each parameter of a matrix product (the output layer is one, the embedding look-up is not), and
-    12 * layers * heads * head_dim * sequence_tokens for attention: the causal half is not taken off.
+    6 for each parameter of a matrix product (the output layer is one, the embedding look-up is not), and with
+    `attention` 12 * heads * head_dim * min(sequence_tokens, window) for each layer: the causal half is not taken off.
     """
-    matrices = config.num_layers * _layer_matrix_params(config) + config.vocab_size * config.dim
-    return 6 * matrices + 12 * config.num_layers * config.num_heads * config.head_dim * sequence_tokens
+    head = config.dim * (config.vocab_size if config.head == "tokens" else 1)
+    matrices = 6 * (config.num_layers * _layer_matrix_params(config) + head)
+    if not attention:
+        return matrices
+    seen = sum(min(sequence_tokens, config.window_of_layer(i) or sequence_tokens) for i in range(config.num_layers))
+    return matrices + 12 * config.num_heads * config.head_dim * seen
+
+
+def _qkv_dim(config: ModelConfig) -> int:
+    return config.head_dim * (config.num_heads + 2 * config.num_kv_heads)
 
 
 def _layer_matrix_params(config: ModelConfig) -> int:
-    attention = 2 * config.dim * config.head_dim * (config.num_heads + config.num_kv_heads)
-    return attention + 3 * config.dim * config.mlp_dim
+    output = config.num_heads * config.head_dim
+    return config.dim * (_qkv_dim(config) + output) + 3 * config.dim * config.mlp_dim

@@ -1,134 +1,104 @@
 """Checkpoints as Hugging Face folders: what `AutoModelForCausalLM`, vLLM and llama.cpp's converter read, and back.
 
-    config.json             Qwen3ForCausalLM, or LlamaForCausalLM for a model without QK-norm
-    model.safetensors       weights under Hugging Face's names, which are ours
-    generation_config.json  where an answer ends: <|end|>
-    tokenizer.json, tokenizer_config.json, chat_template.jinja, special_tokens_map.json   copied beside them
+    config.json             the architecture and its sizes; see architectures.py
+    model.safetensors       weights under Hugging Face's names, which are ours; see weights.py for several files
+    generation_config.json  where an answer ends
+    tokenizer.json, tokenizer_config.json, ...   TOKENIZER_FILES, copied as they are
 
-Reading takes any Qwen3 or Llama folder whose parts this transformer has, and refuses the others by name.
+`save_model` writes a model as one file in one dtype. `save_model_as` writes it as the folder that it was read from is
+written, so that what was not trained comes out byte for byte.
 """
 
+import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any  # Any: the values of a config.json
 
-import safetensors
 import torch
-from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from bloomery.core.errors import ConfigError, DataError
-from bloomery.core.files import read_json, write_atomically, write_json
-from bloomery.model.config import ModelConfig
+from bloomery.core.files import read_json, write_atomically, write_json, write_text
+from bloomery.model.architectures import HEADS, describe, parse_config, read_config
+from bloomery.model.config import Head, ModelConfig
 from bloomery.model.transformer import Transformer
+from bloomery.model.weights import read_weights, write_weights, write_weights_as
 
-TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json")
-ARCHITECTURES = {"Qwen3ForCausalLM": True, "LlamaForCausalLM": False}
-"""Whether an architecture normalises queries and keys."""
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+)
+FROZEN_BUFFERS = ".rotary_emb.inv_freq"
+"""The end of names that old Llama checkpoints store though they follow from config.json."""
 
 
-def save_model(model: Transformer, folder: Path, *, tokenizer: Path | None, dtype: torch.dtype | None = None) -> None:
+def save_model(
+    model: Transformer, folder: Path, *, tokenizer: Path | None, dtype: torch.dtype | None = None, like: Path | None = None
+) -> None:
     """Writes a Hugging Face folder; equal weights give equal bytes. `dtype` None keeps that of the weights.
 
-    The weights are written last: a folder that has them is whole. `tokenizer` is a folder with tokenizer.json.
+    The weights are written last: a folder that has them is whole. `tokenizer` is a folder with tokenizer.json. `like` is
+    the checkpoint that the training started from: its config.json keeps its own fields, and its generation_config.json.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    special = read_special_tokens(tokenizer) if tokenizer is not None else {}
-    for name in TOKENIZER_FILES:
-        if tokenizer is not None and (tokenizer / name).is_file():
-            with write_atomically(folder / name) as temporary:
-                shutil.copyfile(tokenizer / name, temporary)
-    weights = {name: weight.detach().to(dtype or weight.dtype).cpu().contiguous() for name, weight in model.named_parameters()}
     kept = str(model.head_weight().dtype if dtype is None else dtype).removeprefix("torch.")
-    write_json(folder / "config.json", {**describe(model.config), **special, "dtype": kept, "torch_dtype": kept})
-    write_json(folder / "generation_config.json", {**special, "max_length": model.config.max_positions})
-    with write_atomically(folder / "model.safetensors") as temporary:
-        save_file(weights, temporary, metadata={"format": "pt"})
+    if tokenizer is not None:
+        _copy(tokenizer, folder, TOKENIZER_FILES)
+    if like is not None:
+        _write_config_like(model.config, folder, like=like, dtype=kept)
+        _copy(like, folder, ("generation_config.json",))
+    else:
+        special = read_special_tokens(tokenizer) if tokenizer is not None else {}
+        write_json(folder / "config.json", {**describe(model.config), **special, "dtype": kept, "torch_dtype": kept})
+        write_json(folder / "generation_config.json", {**special, "max_length": model.config.max_positions})
+    write_weights(folder, {name: weight.to(dtype or weight.dtype).cpu() for name, weight in _weights(model).items()})
 
 
-def load_model(folder: Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu") -> Transformer:
+def save_model_as(model: Transformer, folder: Path, *, like: Path) -> None:
+    """Writes a model as the folder `like`, which it was read from, is written: its files, order, dtypes, config, tokenizer.
+
+    A weight that has not changed since has the same bytes; a folder none of whose weights have is the same folder.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    assert read_config(like) == model.config
+    _copy(like, folder, ("config.json", "generation_config.json", *TOKENIZER_FILES))
+    weights = _weights(model)
+    if model.config.tied_embeddings:
+        weights["lm_head.weight"] = model.head_weight().detach()  # some writers store the tied matrix twice
+    write_weights_as(like, folder, weights)
+
+
+def load_model(
+    folder: Path, *, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu", head: Head = "tokens"
+) -> Transformer:
     """The model in a Hugging Face folder, its weights and activations in `dtype`. Raises DataError naming what does not fit."""
     config = read_config(folder)
+    if config.head != head:
+        names = {"tokens": "a language model", "scalar": "a model with a scalar head (reward or value)"}
+        raise DataError(f"{folder}: holds {names[config.head]}; expected {names[head]}")
     model = Transformer(config, seed=None)
-    found = _read_weights(folder)
-    if config.tied_embeddings:
-        found.pop("lm_head.weight", None)  # some writers store the tied matrix twice
-    with torch.no_grad():
-        for name, weight in model.named_parameters():
-            if name not in found:
-                raise DataError(f"{folder}: the weights have no {name}, which config.json asks for; is the download complete?")
-            if found[name].shape != weight.shape:
-                raise DataError(f"{folder}: {name} is {list(found[name].shape)}; config.json makes it {list(weight.shape)}")
-            weight.copy_(found.pop(name))
-    if found:
-        raise DataError(f"{folder}: weights that this architecture has no place for: {', '.join(sorted(found)[:5])}")
+    missing, unknown = dict(model.named_parameters()), []
+    for name, found in read_weights(folder):
+        if name in missing:
+            weight = missing.pop(name)
+            if found.shape != weight.shape:
+                raise DataError(f"{folder}: {name} is {list(found.shape)}; config.json makes it {list(weight.shape)}")
+            weight.data.copy_(found)
+        elif not (name.endswith(FROZEN_BUFFERS) or (name == "lm_head.weight" and config.tied_embeddings)):
+            unknown.append(name)
+    if missing:
+        raise DataError(f"{folder}: the weights have no {next(iter(missing))}, which config.json asks for; is the download complete?")
+    if unknown:
+        raise DataError(f"{folder}: weights that this architecture has no place for: {', '.join(sorted(unknown)[:5])}")
     model.compute_dtype = dtype
     return model.to(device=device, dtype=dtype)
-
-
-def read_config(folder: Path) -> ModelConfig:
-    """The shape of the model in a Hugging Face folder. Raises DataError for one that this transformer cannot be."""
-    path = folder / "config.json"
-    raw = read_json(path)
-    architecture = (raw.get("architectures") or ["none"])[0]
-    if architecture not in ARCHITECTURES:
-        raise DataError(f"{path}: the architecture is {architecture}; expected one of {', '.join(ARCHITECTURES)}")
-    rope = raw.get("rope_parameters") or raw.get("rope_scaling") or {}
-    unlike = {
-        "rope_scaling": rope.get("rope_type", rope.get("type", "default")) != "default",
-        "attention_bias": bool(raw.get("attention_bias")),
-        "mlp_bias": bool(raw.get("mlp_bias")),
-        "hidden_act": raw.get("hidden_act", "silu") != "silu",
-        "use_sliding_window": bool(raw.get("use_sliding_window")),
-    }
-    if any(unlike.values()):
-        names = ", ".join(f"{name} = {raw.get(name, rope)!r}" for name, is_unlike in unlike.items() if is_unlike)
-        raise DataError(f"{path}: settings this transformer does not have: {names}")
-    try:
-        return ModelConfig(
-            vocab_size=raw["vocab_size"],
-            dim=raw["hidden_size"],
-            num_layers=raw["num_hidden_layers"],
-            num_heads=raw["num_attention_heads"],
-            num_kv_heads=raw.get("num_key_value_heads") or raw["num_attention_heads"],
-            head_dim=raw.get("head_dim") or raw["hidden_size"] // raw["num_attention_heads"],
-            mlp_dim=raw["intermediate_size"],
-            rope_base=raw.get("rope_theta") or rope.get("rope_theta") or 10000.0,
-            norm_eps=raw.get("rms_norm_eps", 1e-6),
-            qk_norm=ARCHITECTURES[architecture],
-            tied_embeddings=raw.get("tie_word_embeddings", False),
-            max_positions=raw["max_position_embeddings"],
-        )
-    except (KeyError, ValueError) as error:
-        raise DataError(f"{path}: not a usable configuration: {error}") from error
-
-
-def describe(config: ModelConfig) -> dict[str, Any]:
-    """A model's shape in the words of Hugging Face's config.json."""
-    qwen = {"use_sliding_window": False, "sliding_window": None} if config.qk_norm else {"mlp_bias": False}
-    return {
-        "architectures": [next(name for name, qk_norm in ARCHITECTURES.items() if qk_norm == config.qk_norm)],
-        "model_type": "qwen3" if config.qk_norm else "llama",
-        "vocab_size": config.vocab_size,
-        "hidden_size": config.dim,
-        "intermediate_size": config.mlp_dim,
-        "num_hidden_layers": config.num_layers,
-        "num_attention_heads": config.num_heads,
-        "num_key_value_heads": config.num_kv_heads,
-        "head_dim": config.head_dim,
-        "hidden_act": "silu",
-        "max_position_embeddings": config.max_positions,
-        "initializer_range": 0.02,
-        "rms_norm_eps": config.norm_eps,
-        # Both spellings: transformers 5 reads rope_parameters; transformers 4, vLLM and llama.cpp read rope_theta.
-        "rope_theta": config.rope_base,
-        "rope_parameters": {"rope_type": "default", "rope_theta": config.rope_base},
-        "tie_word_embeddings": config.tied_embeddings,
-        "attention_bias": False,
-        "attention_dropout": 0.0,
-        "use_cache": True,
-        **qwen,
-    }
 
 
 def read_special_tokens(folder: Path) -> dict[str, int]:
@@ -149,13 +119,27 @@ def read_special_tokens(folder: Path) -> dict[str, int]:
     return found
 
 
-def _read_weights(folder: Path) -> dict[str, torch.Tensor]:
-    index = folder / "model.safetensors.index.json"
-    names = sorted(set(read_json(index)["weight_map"].values())) if index.is_file() else ["model.safetensors"]
-    weights: dict[str, torch.Tensor] = {}
+def _weights(model: Transformer) -> dict[str, Tensor]:
+    return {name: weight.detach() for name, weight in model.named_parameters()}
+
+
+def _write_config_like(config: ModelConfig, folder: Path, *, like: Path, dtype: str) -> None:
+    raw: dict[str, Any] = read_json(like / "config.json")
+    found = parse_config(raw, like / "config.json")
+    changed = {**raw, **{key: dtype for key in ("dtype", "torch_dtype") if key in raw or not raw.keys() & {"dtype", "torch_dtype"}}}
+    if found.head != config.head:
+        suffix = {head: suffix for suffix, head in HEADS.items()}
+        name = raw["architectures"][0].removesuffix(suffix[found.head])
+        changed["architectures"] = [f"{name}{suffix[config.head]}"]
+        changed |= {key: value for key, value in describe(config).items() if key in ("id2label", "label2id")}
+    if changed == raw:
+        _copy(like, folder, ("config.json",))
+    else:
+        write_text(folder / "config.json", json.dumps(changed, indent=2, ensure_ascii=False) + "\n")
+
+
+def _copy(source: Path, folder: Path, names: tuple[str, ...]) -> None:
     for name in names:
-        try:
-            weights.update(load_file(folder / name))
-        except (OSError, safetensors.SafetensorError) as error:
-            raise DataError(f"{folder / name}: not a readable weights file: {error}") from error
-    return weights
+        if (source / name).is_file():
+            with write_atomically(folder / name) as temporary:
+                shutil.copyfile(source / name, temporary)

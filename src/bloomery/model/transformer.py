@@ -1,4 +1,5 @@
-"""The transformer: Qwen3's layout, whole, in one file. Parameter names are Hugging Face's, so a checkpoint needs no map.
+"""The transformer of Qwen3, Qwen2, Llama, Mistral and SmolLM3, whole, in one file. Parameter names are Hugging Face's, so
+a checkpoint needs no map.
 
 tokens -> embedding -> layers of (RMSNorm, attention, RMSNorm, SwiGLU), each added to the stream -> RMSNorm -> logits.
 Weights are kept in float32 and cast to the activations' dtype where they are used (`compute_dtype`, set from outside):
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from bloomery.model.cache import KVCache
 from bloomery.model.config import ModelConfig
 from bloomery.model.kernels import rms_norm, rotate
+from bloomery.model.rope import rotation
 
 GROUPED_MATMUL_TOKENS = 256
 """Up to this many keys plain matrix products beat torch's attention kernel for CPUs in bfloat16 (9 ms to 19 ms for 16
@@ -31,21 +33,24 @@ class Context(NamedTuple):
     sin_BT1K: Tensor
     bias_B1TS: Tensor | None
     """0 where a query sees a key and -inf where not; None: plain causal."""
+    window_bias_B1TS: Tensor | None
+    """The same for layers with a sliding window."""
     cache: KVCache | None
     position_BT: Tensor
     num_slots: int
 
 
 class Linear(nn.Module):
-    """x @ weight.T without bias, computed in x's dtype whatever the weight's."""
+    """x @ weight.T (+ bias), computed in x's dtype whatever the weight's."""
 
-    def __init__(self, input_dim: int, output_dim: int) -> None:
+    def __init__(self, input_dim: int, output_dim: int, *, bias: bool = False) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(output_dim, input_dim))
+        self.bias = nn.Parameter(torch.empty(output_dim)) if bias else None
 
     def forward(self, x: Tensor) -> Tensor:
         """x with its last dimension mapped to output_dim."""
-        return F.linear(x, self.weight.to(x.dtype))
+        return F.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
 
 
 class RMSNorm(nn.Module):
@@ -64,13 +69,16 @@ class RMSNorm(nn.Module):
 class Attention(nn.Module):
     """Causal self-attention: grouped key-value heads (arXiv:2305.13245), RoPE (2104.09864), QK-norm per head if asked."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         self.head_dim = config.head_dim
-        self.q_proj = Linear(config.dim, config.num_heads * config.head_dim)
-        self.k_proj = Linear(config.dim, config.num_kv_heads * config.head_dim)
-        self.v_proj = Linear(config.dim, config.num_kv_heads * config.head_dim)
-        self.o_proj = Linear(config.num_heads * config.head_dim, config.dim)
+        self.has_rotation = layer not in config.nope_layers
+        self.has_window = config.window_of_layer(layer) > 0
+        qkv_bias, output_bias = config.attention_bias != "none", config.attention_bias == "all"
+        self.q_proj = Linear(config.dim, config.num_heads * config.head_dim, bias=qkv_bias)
+        self.k_proj = Linear(config.dim, config.num_kv_heads * config.head_dim, bias=qkv_bias)
+        self.v_proj = Linear(config.dim, config.num_kv_heads * config.head_dim, bias=qkv_bias)
+        self.o_proj = Linear(config.num_heads * config.head_dim, config.dim, bias=output_bias)
         self.q_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
         self.k_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
 
@@ -79,12 +87,15 @@ class Attention(nn.Module):
         B, T, _ = x_BTD.shape
         query_BTHK = self.q_norm(self.q_proj(x_BTD).view(B, T, -1, self.head_dim))
         key_BTGK = self.k_norm(self.k_proj(x_BTD).view(B, T, -1, self.head_dim))
-        query_BHTK = rotate(query_BTHK, context.cos_BT1K, context.sin_BT1K).transpose(1, 2)
-        key_BGSK = rotate(key_BTGK, context.cos_BT1K, context.sin_BT1K).transpose(1, 2)
+        if self.has_rotation:
+            query_BTHK = rotate(query_BTHK, context.cos_BT1K, context.sin_BT1K)
+            key_BTGK = rotate(key_BTGK, context.cos_BT1K, context.sin_BT1K)
+        query_BHTK, key_BGSK = query_BTHK.transpose(1, 2), key_BTGK.transpose(1, 2)
         value_BGSK = self.v_proj(x_BTD).view(B, T, -1, self.head_dim).transpose(1, 2)
         if context.cache is not None:
             key_BGSK, value_BGSK = context.cache.write(layer, key_BGSK, value_BGSK, context.position_BT, num_slots=context.num_slots)
-        out_BHTK = attend(query_BHTK, key_BGSK.to(x_BTD.dtype), value_BGSK.to(x_BTD.dtype), context.bias_B1TS)
+        bias_B1TS = context.window_bias_B1TS if self.has_window else context.bias_B1TS
+        out_BHTK = attend(query_BHTK, key_BGSK.to(x_BTD.dtype), value_BGSK.to(x_BTD.dtype), bias_B1TS)
         out_BTD: Tensor = self.o_proj(out_BHTK.transpose(1, 2).reshape(B, T, -1))
         return out_BTD
 
@@ -107,10 +118,10 @@ class MLP(nn.Module):
 class Layer(nn.Module):
     """Attention, then MLP, each on a normalised copy of the stream and added to it."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         self.input_layernorm = RMSNorm(config.dim, config.norm_eps)
-        self.self_attn = Attention(config)
+        self.self_attn = Attention(config, layer)
         self.post_attention_layernorm = RMSNorm(config.dim, config.norm_eps)
         self.mlp = MLP(config)
 
@@ -127,12 +138,12 @@ class Stack(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.embed_tokens = nn.Embedding(config.vocab_size, config.dim, _weight=torch.empty(config.vocab_size, config.dim))
-        self.layers = nn.ModuleList(Layer(config) for _ in range(config.num_layers))
+        self.layers = nn.ModuleList(Layer(config, layer) for layer in range(config.num_layers))
         self.norm = RMSNorm(config.dim, config.norm_eps)
 
 
 class Transformer(nn.Module):
-    """A causal language model. `compute_dtype` is what activations are computed in; weights keep their own dtype.
+    """A causal language model, or one with a scalar head. `compute_dtype` is that of activations; weights keep their own.
 
     `seed` names the initial weights, each drawn by its own generator; None leaves them empty, to be loaded.
     """
@@ -142,7 +153,8 @@ class Transformer(nn.Module):
         self.config = config
         self.compute_dtype = torch.float32
         self.model = Stack(config)
-        self.lm_head = None if config.tied_embeddings else Linear(config.dim, config.vocab_size)
+        self.lm_head = Linear(config.dim, config.vocab_size) if config.head == "tokens" and not config.tied_embeddings else None
+        self.score = Linear(config.dim, 1) if config.head == "scalar" else None
         if seed is not None:
             initialize(self, seed=seed)
 
@@ -171,8 +183,9 @@ class Transformer(nn.Module):
         return normed_BTD
 
     def head_weight(self) -> Tensor:
-        """The output matrix, VD: the embeddings if they are tied."""
-        weight_VD: Tensor = self.model.embed_tokens.weight if self.lm_head is None else self.lm_head.weight
+        """The output matrix, VD: the embeddings if they are tied. Of a scalar head V is 1."""
+        head = self.score or self.lm_head or self.model.embed_tokens
+        weight_VD: Tensor = head.weight
         return weight_VD
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -189,21 +202,30 @@ def make_context(
 ) -> Context:
     """What the layers share for one batch, made once."""
     # In float32 whatever the dtype: bfloat16 cannot tell position 257 from 256.
-    frequency_K = config.rope_base ** (-torch.arange(0, config.head_dim, 2, device=position_BT.device).float() / config.head_dim)
-    angle_BT1K = (position_BT.float()[..., None, None] * frequency_K).repeat(1, 1, 1, 2)
-    num_slots, visible_BTS = 0, None
+    frequency_P, scale = rotation(config, position_BT.device)
+    angle_BT1K = (position_BT.float()[..., None, None] * frequency_P).repeat(1, 1, 1, 2)
+    num_slots, visible_BTS, T = 0, None, position_BT.shape[1]
+    slot_S, place_BT1 = torch.arange(T, device=position_BT.device), torch.arange(T, device=position_BT.device)[None, :, None]
     if cache is not None:
         # In sixteens: CPU kernels sum other lengths in another order, and a row would depend on the longest of its batch.
         num_slots = min(cache.max_tokens, (int(position_BT.max()) // 16 + 1) * 16)
-        visible_BTS = torch.arange(num_slots, device=position_BT.device) <= position_BT[..., None]
+        slot_S, place_BT1 = torch.arange(num_slots, device=position_BT.device), position_BT[..., None]
+        visible_BTS = slot_S <= place_BT1
     elif document_BT is not None:
-        T = document_BT.shape[1]
-        causal_TS = torch.ones(T, T, dtype=torch.bool, device=document_BT.device).tril()
-        visible_BTS = (document_BT[:, :, None] == document_BT[:, None, :]) & causal_TS
-    bias_B1TS = None
-    if visible_BTS is not None:
-        bias_B1TS = torch.zeros(visible_BTS.shape, dtype=dtype, device=visible_BTS.device).masked_fill_(~visible_BTS, -math.inf)[:, None]
-    return Context(angle_BT1K.cos().to(dtype), angle_BT1K.sin().to(dtype), bias_B1TS, cache, position_BT, num_slots)
+        visible_BTS = (document_BT[:, :, None] == document_BT[:, None, :]) & (slot_S <= place_BT1)
+    window_BTS = visible_BTS
+    if 0 < config.sliding_window < len(slot_S):
+        window_BTS = (slot_S <= place_BT1 if visible_BTS is None else visible_BTS) & (slot_S > place_BT1 - config.sliding_window)
+    bias_B1TS = _as_bias(visible_BTS, dtype)
+    window_bias_B1TS = bias_B1TS if window_BTS is visible_BTS else _as_bias(window_BTS, dtype)
+    cos_BT1K, sin_BT1K = (scale * angle_BT1K.cos()).to(dtype), (scale * angle_BT1K.sin()).to(dtype)
+    return Context(cos_BT1K, sin_BT1K, bias_B1TS, window_bias_B1TS, cache, position_BT, num_slots)
+
+
+def _as_bias(visible_BTS: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    if visible_BTS is None:
+        return None
+    return torch.zeros(visible_BTS.shape, dtype=dtype, device=visible_BTS.device).masked_fill_(~visible_BTS, -math.inf)[:, None]
 
 
 def attend(query_BHTK: Tensor, key_BGSK: Tensor, value_BGSK: Tensor, bias_B1TS: Tensor | None) -> Tensor:
@@ -225,14 +247,14 @@ def attend(query_BHTK: Tensor, key_BGSK: Tensor, value_BGSK: Tensor, bias_B1TS: 
 
 @torch.no_grad()
 def initialize(model: Transformer, *, seed: int) -> None:
-    """Draws every matrix from a normal distribution of deviation 1/sqrt(inputs); norms are 1.
+    """Draws every matrix from a normal distribution of deviation 1/sqrt(inputs); norms are 1, biases 0.
 
     The embeddings have deviation 0.02, and what writes into the stream is smaller by sqrt(2 * layers), so that the
     stream's size does not grow with depth (GPT-2, sec. 2.3).
     """
     for name, weight in model.named_parameters():
         if weight.ndim < 2:
-            weight.fill_(1.0)
+            weight.fill_(0.0 if name.endswith("bias") else 1.0)
             continue
         deviation = 0.02 if "embed_tokens" in name else weight.shape[1] ** -0.5
         if "o_proj" in name or "down_proj" in name:

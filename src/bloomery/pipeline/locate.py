@@ -75,7 +75,7 @@ def find_checkpoint(name: str, store: Path, *, node: str | None = None) -> Path:
     run = find_run(name, store)
     if run is None:
         for folder in (Path(name), store / name):
-            if (folder / "model.safetensors").is_file() and (folder / "config.json").is_file():
+            if any(folder.glob("model*.safetensors")) and (folder / "config.json").is_file():
                 if node is not None:
                     raise ConfigError(f"--model {node}: {folder} is one model, not a run")
                 return folder

@@ -1,6 +1,8 @@
 """export: a checkpoint as a clean folder for other programs, checked by reading it back.
 
 hf    what transformers, vLLM and TRL load: config.json, model.safetensors, generation_config.json, the tokenizer
+
+An imported checkpoint goes out as it came in, byte for byte, where nothing was trained.
 """
 
 from collections.abc import Mapping
@@ -14,10 +16,11 @@ from bloomery.core.config import Config, suggest
 from bloomery.core.errors import DataError
 from bloomery.core.stage import Runtime, Slot, Stage
 from bloomery.model.config import count_params
-from bloomery.model.huggingface import TOKENIZER_FILES, load_model, save_model
+from bloomery.model.huggingface import TOKENIZER_FILES, load_model, save_model, save_model_as
+from bloomery.model.weights import weight_files
 
 FORMATS = ("hf",)
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 NUM_CHECKED_TOKENS = 64
 
 
@@ -25,8 +28,9 @@ class ExportConfig(Config):
     """What to write."""
 
     format: str = "hf"
-    dtype: Literal["fp32", "bf16"] = "fp32"
-    """Of the weights on disk; bf16 is half as large and rounds them to 8 bits of mantissa."""
+    dtype: Literal["keep", "fp32", "bf16", "fp16"] = "keep"
+    """Of the weights on disk. "keep": each in its own, in the files and the order they are in; else all in one file. bf16 is
+    half as large as fp32 and rounds to 8 bits of mantissa, fp16 to 11 and overflows at 65,504."""
 
     @field_validator("format")
     @classmethod
@@ -43,9 +47,12 @@ def export(config: ExportConfig, *, model: Path, out: Path, runtime: Runtime) ->
             f"{model}: has no tokenizer.json, without which other programs cannot use the weights; expected one of {TOKENIZER_FILES}"
         )
     loaded = load_model(model)
-    dtype = DTYPES[config.dtype]
-    save_model(loaded, out, tokenizer=model, dtype=dtype)
-    expected = load_model(model, dtype=dtype).float()
+    if config.dtype == "keep":
+        save_model_as(loaded, out, like=model)
+        expected = loaded
+    else:
+        save_model(loaded, out, tokenizer=model, dtype=DTYPES[config.dtype], like=model)
+        expected = load_model(model, dtype=DTYPES[config.dtype]).float()
     written = load_model(out)
     token_BT = torch.arange(NUM_CHECKED_TOKENS)[None] * 7919 % loaded.config.vocab_size
     token_BT = token_BT[:, : loaded.config.max_positions]
@@ -53,7 +60,8 @@ def export(config: ExportConfig, *, model: Path, out: Path, runtime: Runtime) ->
     with torch.no_grad():
         if not torch.equal(expected(token_BT), written(token_BT)):
             raise DataError(f"{out}: the written weights do not give the logits of {model}; is the disk damaged? Export it again.")
-    return {"params": count_params(loaded.config), "bytes": (out / "model.safetensors").stat().st_size, "checked_tokens": token_BT.shape[1]}
+    num_bytes = sum(path.stat().st_size for path in weight_files(out))
+    return {"params": count_params(loaded.config), "bytes": num_bytes, "checked_tokens": token_BT.shape[1]}
 
 
 STAGE = Stage(
@@ -62,5 +70,5 @@ STAGE = Stage(
     run=export,
     inputs={"model": Slot("checkpoint")},
     output="checkpoint",
-    version=1,
+    version=2,
 )

@@ -23,6 +23,7 @@ from bloomery.core.stage import Runtime, Slot, Stage
 from bloomery.model.device import resolve_device, resolve_dtype
 from bloomery.model.huggingface import load_model, save_model
 from bloomery.model.transformer import Transformer
+from bloomery.model.weights import weight_files
 from bloomery.objectives.preference import PreferenceLoss, pair_loss
 from bloomery.objectives.terms import LossTerms
 from bloomery.tokens.chat import render
@@ -92,7 +93,9 @@ def preference(config: PreferenceConfig, *, init: Path, pairs: Path, out: Path, 
         raise DataError(f"{pairs}: found {len(found.train)} pairs to train on, {found.num_too_long} longer than the model reads")
     everything = [*found.train, *found.held_out]
     rows_at_once = micro_batch_rows(max(len(answer.ids) for pair in everything for answer in pair), device)
-    reference_N2 = _reference(model, everything, [init / "model.safetensors", *files], out, batch_pairs=-(-rows_at_once // 2))
+    reference_N2 = _reference(
+        model, everything, [init / "config.json", *weight_files(init), *files], out, batch_pairs=-(-rows_at_once // 2)
+    )
 
     def make_batches(indices: np.ndarray) -> list[PairBatch]:
         parts = np.array_split(indices, max(1, -(-2 * len(indices) // rows_at_once)))
@@ -124,7 +127,7 @@ def preference(config: PreferenceConfig, *, init: Path, pairs: Path, out: Path, 
         "validation": state.curve,
     }
     if dist.rank() == 0:
-        save_model(model, out, tokenizer=init)
+        save_model(model, out, tokenizer=init, like=init)
         write_json(out / "training.json", training)
     dist.barrier()
     return _metrics(training)
@@ -205,6 +208,6 @@ STAGE = Stage(
     run=preference,
     inputs={"init": Slot("checkpoint"), "pairs": Slot("pairs")},
     output="checkpoint",
-    version=1,
+    version=2,
     spmd=True,
 )

@@ -109,7 +109,7 @@ def pretrain(
         "validation": state.curve,
     }
     if dist.rank() == 0:
-        save_model(model, out, tokenizer=tokenizer)
+        save_model(model, out, tokenizer=tokenizer, like=init)
         write_json(out / "training.json", training)
     dist.barrier()
     return _metrics(training)
@@ -178,6 +178,6 @@ STAGE = Stage(
     run=pretrain,
     inputs={"tokens": Slot("tokens"), "tokenizer": Slot("tokenizer"), "init": Slot("checkpoint", optional=True)},
     output="checkpoint",
-    version=1,
+    version=2,
     spmd=True,
 )

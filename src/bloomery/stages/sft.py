@@ -105,7 +105,7 @@ def sft(config: SftConfig, *, init: Path, conversations: Sequence[Path], out: Pa
         "validation": state.curve,
     }
     if dist.rank() == 0:
-        save_model(model, out, tokenizer=init)
+        save_model(model, out, tokenizer=init, like=init)
         write_json(out / "training.json", training)
     dist.barrier()
     return _metrics(training)
@@ -166,6 +166,6 @@ STAGE = Stage(
     run=sft,
     inputs={"init": Slot("checkpoint"), "conversations": Slot("conversations", many=True)},
     output="checkpoint",
-    version=1,
+    version=2,
     spmd=True,
 )

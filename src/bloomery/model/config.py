@@ -6,12 +6,14 @@ which the other sizes follow by the rule written there, or any of them by hand.
 
 from typing import Literal
 
-from pydantic import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
 from bloomery.core.config import Config
 
 AttentionBias = Literal["none", "qkv", "all"]
 Head = Literal["tokens", "scalar"]
+LoraTarget = Literal["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+LORA_TARGETS: tuple[LoraTarget, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 class RopeScaling(Config):
@@ -100,6 +102,17 @@ class ModelConfig(Config):
     def window_of_layer(self, layer: int) -> int:
         """Tokens that a token of this layer sees, itself counted; 0 = all before it."""
         return 0 if layer in self.full_layers else self.sliding_window
+
+
+class LoraConfig(Config):
+    """Adapters to train instead of the weights themselves."""
+
+    rank: NonNegativeInt = 0
+    """Width of the adapters; 0 = none: all weights are trained."""
+    alpha: PositiveFloat = 32.0
+    """Adapters count alpha / rank times."""
+    targets: tuple[LoraTarget, ...] = Field(default=LORA_TARGETS, min_length=1)
+    """The matrices of each layer that get one."""
 
 
 class ModelShape(Config):

@@ -4,6 +4,7 @@
     model.safetensors       weights under Hugging Face's names, which are ours; see weights.py for several files
     generation_config.json  where an answer ends
     tokenizer.json, tokenizer_config.json, ...   TOKENIZER_FILES, copied as they are
+    adapter/                of a model that was trained by LoRA, its adapters in PEFT's format; the weights have them in them
 
 `save_model` writes a model as one file in one dtype. `save_model_as` writes it as the folder that it was read from is
 written, so that what was not trained comes out byte for byte.
@@ -16,12 +17,12 @@ from pathlib import Path
 from typing import Any  # Any: the values of a config.json
 
 import torch
-from torch import Tensor
 
 from bloomery.core.errors import ConfigError, DataError
 from bloomery.core.files import read_json, write_atomically, write_json, write_text
 from bloomery.model.architectures import HEADS, describe, parse_config, read_config
 from bloomery.model.config import Head, ModelConfig
+from bloomery.model.lora import merged_weights, save_adapter
 from bloomery.model.transformer import Transformer
 from bloomery.model.weights import read_weights, write_weights, write_weights_as
 
@@ -35,6 +36,7 @@ TOKENIZER_FILES = (
     "merges.txt",
     "tokenizer.model",
 )
+ADAPTER_FOLDER = "adapter"
 FROZEN_BUFFERS = ".rotary_emb.inv_freq"
 """The end of names that old Llama checkpoints store though they follow from config.json."""
 
@@ -58,7 +60,10 @@ def save_model(
         special = read_special_tokens(tokenizer) if tokenizer is not None else {}
         write_json(folder / "config.json", {**describe(model.config), **special, "dtype": kept, "torch_dtype": kept})
         write_json(folder / "generation_config.json", {**special, "max_length": model.config.max_positions})
-    write_weights(folder, {name: weight.to(dtype or weight.dtype).cpu() for name, weight in _weights(model).items()})
+    if model.lora.rank:
+        base = read_json(like / "config.json").get("_name_or_path") if like is not None else None
+        save_adapter(model, folder / ADAPTER_FOLDER, base=base or None)
+    write_weights(folder, {name: weight.to(dtype or weight.dtype).cpu() for name, weight in merged_weights(model).items()})
 
 
 def save_model_as(model: Transformer, folder: Path, *, like: Path) -> None:
@@ -69,7 +74,7 @@ def save_model_as(model: Transformer, folder: Path, *, like: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     assert read_config(like) == model.config
     _copy(like, folder, ("config.json", "generation_config.json", *TOKENIZER_FILES))
-    weights = _weights(model)
+    weights = merged_weights(model)
     if model.config.tied_embeddings:
         weights["lm_head.weight"] = model.head_weight().detach()  # some writers store the tied matrix twice
     write_weights_as(like, folder, weights)
@@ -117,10 +122,6 @@ def read_special_tokens(folder: Path) -> dict[str, int]:
     if "pad_token_id" in found and found["pad_token_id"] == found.get("eos_token_id"):
         raise ConfigError(f"{folder}: padding and end of answer are the same token, {names['pad_token']!r}; give padding its own")
     return found
-
-
-def _weights(model: Transformer) -> dict[str, Tensor]:
-    return {name: weight.detach() for name, weight in model.named_parameters()}
 
 
 def _write_config_like(config: ModelConfig, folder: Path, *, like: Path, dtype: str) -> None:

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bloomery.model.cache import KVCache
-from bloomery.model.config import ModelConfig
+from bloomery.model.config import LoraConfig, ModelConfig
 from bloomery.model.kernels import rms_norm, rotate
 from bloomery.model.rope import rotation
 
@@ -152,6 +152,7 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.compute_dtype = torch.float32
+        self.lora = LoraConfig()  # the adapters it has; see model/lora.py
         self.model = Stack(config)
         self.lm_head = Linear(config.dim, config.vocab_size) if config.head == "tokens" and not config.tied_embeddings else None
         self.score = Linear(config.dim, 1) if config.head == "scalar" else None
@@ -259,6 +260,20 @@ def initialize(model: Transformer, *, seed: int) -> None:
         deviation = 0.02 if "embed_tokens" in name else weight.shape[1] ** -0.5
         if "o_proj" in name or "down_proj" in name:
             deviation /= math.sqrt(2 * model.config.num_layers)
-        digest = hashlib.sha256(f"{seed}/initialize/{name}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-        weight.copy_(torch.randn(weight.shape, generator=generator) * deviation)
+        draw_normal(weight, key=f"{seed}/initialize/{name}", deviation=deviation)
+
+
+@torch.no_grad()
+def draw_normal(weight: Tensor, *, key: str, deviation: float) -> None:
+    """Fills a weight with normal draws that follow from the key alone."""
+    weight.copy_(torch.randn(weight.shape, generator=_generator(key)) * deviation)
+
+
+@torch.no_grad()
+def draw_uniform(weight: Tensor, *, key: str, limit: float) -> None:
+    """Fills a weight with draws from -limit to limit that follow from the key alone."""
+    weight.copy_((2 * torch.rand(weight.shape, generator=_generator(key)) - 1) * limit)
+
+
+def _generator(key: str) -> torch.Generator:
+    return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") >> 1)

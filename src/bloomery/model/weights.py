@@ -52,13 +52,18 @@ def weight_files(folder: Path) -> list[Path]:
 def read_weights(folder: Path) -> Iterator[tuple[str, Tensor]]:
     """Every tensor of a folder with its name, in its stored dtype. Raises DataError for what is no weights file."""
     for path in weight_files(folder):
-        _, tensors = _read_header(path)  # names dtypes that are not read; the library would give them
-        try:
-            with safetensors.safe_open(path, framework="pt") as file:
-                for stored in tensors:
-                    yield stored.name, file.get_tensor(stored.name)
-        except (OSError, safetensors.SafetensorError) as error:
-            raise DataError(f"{path}: not a readable weights file: {error}") from error
+        yield from read_file(path)
+
+
+def read_file(path: Path) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of a file with its name, in its stored dtype. Raises DataError for what is no weights file."""
+    _, tensors = _read_header(path)  # refuses by name a dtype that is not trained on; the library would give it
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            for stored in tensors:
+                yield stored.name, file.get_tensor(stored.name)
+    except (OSError, safetensors.SafetensorError) as error:
+        raise DataError(f"{path}: not a readable weights file: {error}") from error
 
 
 def stored_dtypes(folder: Path) -> dict[str, torch.dtype]:

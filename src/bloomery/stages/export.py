@@ -2,7 +2,8 @@
 
 hf    what transformers, vLLM and TRL load: config.json, model.safetensors, generation_config.json, the tokenizer
 
-An imported checkpoint goes out as it came in, byte for byte, where nothing was trained.
+An imported checkpoint goes out as it came in, byte for byte, where nothing was trained. A LoRA of PEFT's is added to the
+weights that it belongs to; one that was trained here already is.
 """
 
 from collections.abc import Mapping
@@ -17,7 +18,9 @@ from bloomery.core.errors import DataError
 from bloomery.core.stage import Runtime, Slot, Stage
 from bloomery.model.config import count_params
 from bloomery.model.huggingface import TOKENIZER_FILES, load_model, save_model, save_model_as
-from bloomery.model.weights import weight_files
+from bloomery.model.lora import load_adapter, merge_adapters
+from bloomery.model.transformer import Transformer
+from bloomery.model.weights import stored_dtypes, weight_files
 
 FORMATS = ("hf",)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -40,23 +43,26 @@ class ExportConfig(Config):
         return value
 
 
-def export(config: ExportConfig, *, model: Path, out: Path, runtime: Runtime) -> Mapping[str, Any]:
-    """Writes the model in the folder `model` to `out`. Raises DataError if it has no tokenizer, or reads back different."""
+def export(config: ExportConfig, *, model: Path, adapter: Path | None = None, out: Path, runtime: Runtime) -> Mapping[str, Any]:
+    """Writes the model in the folder `model` to `out`, the LoRA in the PEFT folder `adapter` added to its weights.
+
+    Raises DataError if it has no tokenizer, or reads back different.
+    """
     if not (model / "tokenizer.json").is_file():
         raise DataError(
             f"{model}: has no tokenizer.json, without which other programs cannot use the weights; expected one of {TOKENIZER_FILES}"
         )
     loaded = load_model(model)
+    if adapter is not None:
+        load_adapter(loaded, adapter)
+        merge_adapters(loaded)
     if config.dtype == "keep":
         save_model_as(loaded, out, like=model)
-        expected = loaded
     else:
         save_model(loaded, out, tokenizer=model, dtype=DTYPES[config.dtype], like=model)
-        expected = load_model(model, dtype=DTYPES[config.dtype]).float()
-    written = load_model(out)
+    expected, written = _round(loaded, stored_dtypes(out)), load_model(out)
     token_BT = torch.arange(NUM_CHECKED_TOKENS)[None] * 7919 % loaded.config.vocab_size
     token_BT = token_BT[:, : loaded.config.max_positions]
-    expected.compute_dtype = written.compute_dtype
     with torch.no_grad():
         if not torch.equal(expected(token_BT), written(token_BT)):
             raise DataError(f"{out}: the written weights do not give the logits of {model}; is the disk damaged? Export it again.")
@@ -64,11 +70,18 @@ def export(config: ExportConfig, *, model: Path, out: Path, runtime: Runtime) ->
     return {"params": count_params(loaded.config), "bytes": num_bytes, "checked_tokens": token_BT.shape[1]}
 
 
+def _round(model: Transformer, dtypes: Mapping[str, torch.dtype]) -> Transformer:
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            weight.copy_(weight.to(dtypes[name]))
+    return model
+
+
 STAGE = Stage(
     name="export",
     config_type=ExportConfig,
     run=export,
-    inputs={"model": Slot("checkpoint")},
+    inputs={"model": Slot("checkpoint"), "adapter": Slot("checkpoint", optional=True)},
     output="checkpoint",
     version=2,
 )

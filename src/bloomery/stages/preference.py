@@ -22,6 +22,7 @@ from bloomery.core.files import expand, read_json, read_jsonl, sha256_file, writ
 from bloomery.core.stage import Runtime, Slot, Stage
 from bloomery.model.device import resolve_device, resolve_dtype
 from bloomery.model.huggingface import load_model, save_model
+from bloomery.model.lora import add_adapters
 from bloomery.model.transformer import Transformer
 from bloomery.model.weights import weight_files
 from bloomery.objectives.preference import PreferenceLoss, pair_loss
@@ -85,7 +86,9 @@ def preference(config: PreferenceConfig, *, init: Path, pairs: Path, out: Path, 
     if (out / "training.json").is_file():  # written last: nothing is left to do
         return _metrics(read_json(out / "training.json"))
     device = resolve_device(runtime.device)
-    model = load_model(init).to(device)
+    model = load_model(init)
+    add_adapters(model, config.lora, seed=config.seed)
+    model = model.to(device)
     model.compute_dtype = resolve_dtype(config.precision, device)
     files = expand(pairs, suffixes=PAIR_SUFFIXES)
     found = read_pairs(files, load_tokenizer(init), max_tokens=model.config.max_positions, held_out_fraction=config.held_out_fraction)

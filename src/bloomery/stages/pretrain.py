@@ -20,6 +20,7 @@ from bloomery.core.stage import Runtime, Slot, Stage
 from bloomery.model.config import ModelShape, count_params, make_model_config
 from bloomery.model.device import resolve_device, resolve_dtype
 from bloomery.model.huggingface import load_model, save_model
+from bloomery.model.lora import add_adapters
 from bloomery.model.transformer import Transformer
 from bloomery.objectives.next_token import linear_next_token
 from bloomery.objectives.terms import LossTerms
@@ -152,6 +153,8 @@ def _batch_rows(config: PretrainConfig) -> int:
 
 
 def _make_model(config: PretrainConfig, vocabulary: Tokenizer, init: Path | None) -> Transformer:
+    if init is None and config.lora.rank:
+        raise ConfigError(f"lora.rank = {config.lora.rank}: there is no `init` whose weights the adapters could be added to")
     if init is None:
         return Transformer(
             make_model_config(config.model, vocab_size=vocabulary.vocab_size, max_positions=config.sequence_tokens), seed=config.seed
@@ -163,6 +166,7 @@ def _make_model(config: PretrainConfig, vocabulary: Tokenizer, init: Path | None
         )
     if model.config.max_positions < config.sequence_tokens:
         raise ConfigError(f"sequence_tokens = {config.sequence_tokens} is more than the {model.config.max_positions} positions of {init}")
+    add_adapters(model, config.lora, seed=config.seed)
     return model
 
 

@@ -20,6 +20,7 @@ from bloomery.core.files import read_json, write_json
 from bloomery.core.stage import Runtime, Slot, Stage
 from bloomery.model.device import resolve_device, resolve_dtype
 from bloomery.model.huggingface import load_model, save_model
+from bloomery.model.lora import add_adapters
 from bloomery.model.transformer import Transformer
 from bloomery.objectives.next_token import linear_next_token
 from bloomery.objectives.terms import LossTerms
@@ -67,7 +68,9 @@ def sft(config: SftConfig, *, init: Path, conversations: Sequence[Path], out: Pa
     if (out / "training.json").is_file():  # written last: nothing is left to do
         return _metrics(read_json(out / "training.json"))
     device = resolve_device(runtime.device)
-    model = load_model(init).to(device)
+    model = load_model(init)
+    add_adapters(model, config.lora, seed=config.seed)
+    model = model.to(device)
     model.compute_dtype = resolve_dtype(config.precision, device)
     batch_rows = _batch_rows(config, model, init)
     files = [path / "train.jsonl.gz" if (path / "train.jsonl.gz").is_file() else path for path in conversations]

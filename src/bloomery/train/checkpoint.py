@@ -22,6 +22,7 @@ from torch import Tensor
 from bloomery.core import dist
 from bloomery.core.errors import DataError
 from bloomery.core.files import read_json, sha256_file, write_atomically, write_json
+from bloomery.model.lora import trained_parameters
 from bloomery.train.state import TrainState
 
 log = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ class Snapshots:
         for leftover in (*self.folder.glob("writing-*"), final):
             shutil.rmtree(leftover, ignore_errors=True)
         writing.mkdir(parents=True)
-        _write_tensors(writing / "model.safetensors", dict(state.model.named_parameters()))
+        _write_tensors(writing / "model.safetensors", dict(trained_parameters(state.model)))
         _write_tensors(writing / "optimizer.safetensors", _optimizer_tensors(state))
         write_json(writing / "state.json", {"settings": self.settings, **{name: getattr(state, name) for name in COUNTERS}})
         write_json(writing / "manifest.json", {path.name: sha256_file(path) for path in sorted(writing.iterdir())})
@@ -87,7 +88,7 @@ class Snapshots:
 
 def _optimizer_tensors(state: TrainState) -> dict[str, Tensor]:
     tensors = {}
-    for name, parameter in state.model.named_parameters():
+    for name, parameter in trained_parameters(state.model).items():
         for optimizer in state.optimizers:
             for key, value in optimizer.state.get(parameter, {}).items():
                 tensors[f"{name}/{key}"] = value
@@ -96,7 +97,7 @@ def _optimizer_tensors(state: TrainState) -> dict[str, Tensor]:
 
 def _fill(state: TrainState, counters: dict[str, Any], weights: dict[str, Tensor], optimizer_tensors: dict[str, Tensor]) -> None:
     owner = {p: optimizer for optimizer in state.optimizers for group in optimizer.param_groups for p in group["params"]}
-    for name, parameter in state.model.named_parameters():
+    for name, parameter in trained_parameters(state.model).items():
         with torch.no_grad():
             parameter.copy_(weights[name])
         prefix = f"{name}/"

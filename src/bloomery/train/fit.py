@@ -15,6 +15,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat
 from bloomery.core import dist
 from bloomery.core.config import Config
 from bloomery.core.stage import Runtime
+from bloomery.model.config import LoraConfig
 from bloomery.model.device import Precision, keep_freed_memory, return_freed_memory
 from bloomery.model.transformer import Transformer
 from bloomery.train.checkpoint import Snapshots
@@ -42,6 +43,8 @@ class TrainingConfig(Config):
     """Of matrices only."""
     max_gradient_norm: NonNegativeFloat = 1.0
     """A longer gradient is scaled down to this length; 0 = never."""
+    lora: LoraConfig = LoraConfig()
+    """Adapters to train instead of the weights, saved beside the checkpoint in PEFT's format."""
     warmup_fraction: float = Field(default=0.05, ge=0, le=1)
     decay: Decay = "wsd"
     decay_fraction: float = Field(default=0.4, ge=0, le=1)

@@ -41,11 +41,12 @@ def make_optimizers(
 
 
 def split_by_role(model: Transformer) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:
-    """The parameters as (matrices of the layers, embeddings and output matrix, vectors); each stands in one list."""
-    inside = list(model.model.layers.parameters())
-    outside = [p for p in model.parameters() if all(p is not q for q in inside)]
-    vectors = [p for p in model.parameters() if p.ndim < 2]
-    return [p for p in inside if p.ndim >= 2], [p for p in outside if p.ndim >= 2], vectors
+    """The parameters that are trained, as (matrices of the layers, embeddings and output matrix, vectors); each stands in one list."""
+    trained = [p for p in model.parameters() if p.requires_grad]
+    inside = {id(p) for p in model.model.layers.parameters()}
+    matrices = [p for p in trained if p.ndim >= 2]
+    vectors = [p for p in trained if p.ndim < 2]
+    return [p for p in matrices if id(p) in inside], [p for p in matrices if id(p) not in inside], vectors
 
 
 def set_learning_rate(optimizers: list[torch.optim.Optimizer], factor: float) -> None:

@@ -21,7 +21,7 @@ ARROWS = {
     "align": {"train", "generate", "objectives", "tokens", "model", "core"},
     "evaluate": {"generate", "objectives", "tokens", "model", "core"},
     "chat": {"generate", "tokens", "core"},
-    "train": {"model", "objectives", "tokens", "core"},
+    "train": {"model", "objectives", "tokens", "scaling", "core"},
     "generate": {"model", "tokens", "core"},
     "curate": {"core"},
     "tokens": {"core"},

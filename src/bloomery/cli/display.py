@@ -1,7 +1,7 @@
 """How the command line speaks: results on stdout (text, or one JSON object), logs and errors on stderr, exit codes.
 
-0 is success, 1 a run that failed, 2 a command line or recipe that cannot be right, 130 Ctrl-C. A mistake of the user's
-is told in one message; its traceback only with --debug.
+0 is success, 1 a run that failed, 2 a command line or recipe that cannot be right, 130 Ctrl-C, 143 SIGTERM in training. A
+mistake of the user's is told in one message; its traceback only with --debug.
 """
 
 import contextlib
@@ -20,11 +20,14 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an e
 @contextlib.contextmanager
 def session(*, as_json: bool, debug: bool, on_interrupt: str = "Stopped.") -> Iterator[None]:
     """Sets up logs and turns errors into messages and exit codes."""
-    from bloomery.core.errors import BloomeryError, ConfigError
+    from bloomery.core.errors import BloomeryError, ConfigError, Stopped
 
     configure_logs(debug=debug)
     try:
         yield
+    except Stopped as error:
+        fail(f"{error} {on_interrupt}", as_json=as_json, kind="Stopped")
+        raise typer.Exit(143) from error  # 128 + 15, what a shell says of a process that SIGTERM ended
     except BloomeryError as error:
         if debug:
             logging.getLogger(__name__).exception("traceback of the error below:")

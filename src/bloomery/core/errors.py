@@ -3,7 +3,8 @@
     BloomeryError
      ├── ConfigError   a recipe, option or command line is wrong           -> exit code 2
      ├── DataError     an input file is missing, damaged or of another kind -> exit code 1
-     └── StoreError    the store cannot be read, written or locked          -> exit code 1
+     ├── StoreError    the store cannot be read, written or locked          -> exit code 1
+     └── Stopped       nothing is wrong: SIGTERM came, and all is saved     -> exit code 143
 
 The command line shows the message of a BloomeryError without a traceback; anything else is a bug and shows one.
 """
@@ -19,6 +20,10 @@ class ConfigError(BloomeryError):
 
 class DataError(BloomeryError):
     """An input that is missing, damaged, or not of the kind that was expected."""
+
+
+class Stopped(BloomeryError):
+    """A training that was asked to stop and has saved what it needs to go on."""
 
 
 class StoreError(BloomeryError):

@@ -16,6 +16,7 @@ from pydantic import Field, NonNegativeInt
 from bloomery.core.config import Config
 from bloomery.core.metrics import Bar, MetricsLog, progress
 from bloomery.core.pool import LocalPool, Pool
+from bloomery.core.stopping import StopRequested, never
 
 Kind = Literal["pages", "documents", "tokenizer", "tokens", "checkpoint", "conversations", "pairs", "scores", "scorer", "lists"]
 
@@ -58,6 +59,8 @@ class Runtime:
     label: str = ""
     quiet: bool = False
     open_pool: Callable[[int], Pool] = LocalPool
+    stop_requested: StopRequested = never
+    """Whether training is to save and end before its next step."""
 
     @staticmethod
     def local(out: Path, *, workers: int = 1) -> "Runtime":

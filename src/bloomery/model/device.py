@@ -1,7 +1,8 @@
 """Where a model computes and in which precision: what "auto" means on this machine.
 
 bfloat16 where the hardware multiplies it (CUDA from Ampere on, CPUs with AVX512_BF16 or AMX: there about twice as fast),
-float32 elsewhere: on other CPUs bfloat16 is emulated and slower.
+float16 on older CUDA devices (training then scales its loss, see train/loss_scale.py), float32 elsewhere: on other CPUs
+both are emulated and slower.
 """
 
 import ctypes
@@ -10,7 +11,9 @@ from typing import Literal
 
 import torch
 
-Precision = Literal["auto", "bf16", "fp32"]
+Precision = Literal["auto", "bf16", "fp16", "fp32"]
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Names of glibc's malloc.h for mallopt."""
@@ -25,9 +28,11 @@ def resolve_device(device: str) -> torch.device:
 
 def resolve_dtype(precision: Precision, device: torch.device) -> torch.dtype:
     """The dtype to compute in."""
-    if precision == "auto":
-        return torch.bfloat16 if has_fast_bfloat16(device) else torch.float32
-    return torch.bfloat16 if precision == "bf16" else torch.float32
+    if precision != "auto":
+        return DTYPES[precision]
+    if has_fast_bfloat16(device):
+        return torch.bfloat16
+    return torch.float16 if device.type == "cuda" else torch.float32
 
 
 def has_fast_bfloat16(device: torch.device) -> bool:

@@ -16,11 +16,12 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any  # Any: metrics are whatever numbers a stage gives
 
-from bloomery.core.errors import DataError
+from bloomery.core.errors import DataError, Stopped
 from bloomery.core.files import read_json, write_json
 from bloomery.core.metrics import MetricsLog
 from bloomery.core.pool import WORKER_MEMORY_BYTES, LocalPool, Pool
 from bloomery.core.stage import Cluster, Launch, Runtime, Stage
+from bloomery.core.stopping import never, watch_for_sigterm
 from bloomery.pipeline.plan import Step, input_paths
 
 log = logging.getLogger(__name__)
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 SCRATCH = ".launch"
 """Hidden folder in the work folder for what torchrun's processes are told and answer."""
 
+STOP = "stop"
+"""The file in that folder whose presence asks the processes to save and end."""
 
 OpenPool = Callable[[int], Pool]
 """Makes the pool of a stage, given the number of workers."""
@@ -50,18 +53,29 @@ def open_cluster(cluster: Cluster) -> Iterator[OpenPool]:
 def launch(
     step: Step, *, out: Path, log_folder: Path, workers: int, quiet: bool = False, open_pool: OpenPool = LocalPool
 ) -> Mapping[str, Any]:
-    """Runs the step's stage into the folder `out` and returns its metrics. Raises whatever the stage raises."""
+    """Runs the step's stage into the folder `out` and returns its metrics. Raises whatever the stage raises, Stopped after a SIGTERM."""
     # Absolute: workers may be on other machines, in other folders.
     arguments = {slot: _to_absolute(value) for slot, value in input_paths(step).items()}
     node = step.node
     if node.launch.devices > 1:
         return _launch_ranks(node.stage, node.launch, step, arguments, out=out, log_folder=log_folder, workers=workers)
     log_path = log_folder / "metrics.jsonl"
-    runtime = Runtime(workers=workers, metrics=MetricsLog(log_path), label=node.id, quiet=quiet, open_pool=open_pool, launch=node.launch)
-    try:
-        metrics: Mapping[str, Any] = node.stage.run(node.config, **arguments, out=out.absolute(), runtime=runtime)
-    finally:
-        peak = runtime.close()
+    # Only training looks between its steps whether it is to stop; other stages end at once and go on from their last shard.
+    watch = watch_for_sigterm() if node.stage.spmd else contextlib.nullcontext(never)
+    with watch as stop_requested:
+        runtime = Runtime(
+            workers=workers,
+            metrics=MetricsLog(log_path),
+            label=node.id,
+            quiet=quiet,
+            open_pool=open_pool,
+            launch=node.launch,
+            stop_requested=stop_requested,
+        )
+        try:
+            metrics: Mapping[str, Any] = node.stage.run(node.config, **arguments, out=out.absolute(), runtime=runtime)
+        finally:
+            peak = runtime.close()
     if peak > WORKER_MEMORY_BYTES and workers != 1:  # one worker is this process, with all that it holds besides
         found, expected = f"{peak / 2**30:.1f} GB", f"{WORKER_MEMORY_BYTES >> 30} GB"
         log.warning("%s: a worker needed %s of memory; at most %s are expected", node.id, found, expected)
@@ -72,8 +86,9 @@ def _launch_ranks(
     stage: Stage, launch: Launch, step: Step, arguments: Mapping[str, Any], *, out: Path, log_folder: Path, workers: int
 ) -> Mapping[str, Any]:
     folder = out / SCRATCH
-    spec, result, problem = folder / "spec.json", folder / "result.json", folder / "error.json"
-    problem.unlink(missing_ok=True)
+    spec, result, problem, stopped = (folder / name for name in ("spec.json", "result.json", "error.json", "stopped.json"))
+    for leftover in (problem, stopped, folder / STOP):
+        leftover.unlink(missing_ok=True)
     write_json(
         spec,
         {
@@ -88,17 +103,21 @@ def _launch_ranks(
         },
     )
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(launch.devices)]
-    process = subprocess.Popen(
-        [*command, "-m", "bloomery.pipeline.rank", str(spec.absolute())],
-        env={"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // launch.devices)), **os.environ},
-        preexec_fn=die_with_parent,
-    )
-    try:
-        code = process.wait()
-    except BaseException:  # also Ctrl-C: torchrun must not outlive us
-        process.terminate()
-        process.wait()
-        raise
+    # SIGTERM to us reaches the ranks through the file, not through torchrun, which kills what has not ended in 30 seconds.
+    with watch_for_sigterm(flag=folder / STOP):
+        process = subprocess.Popen(
+            [*command, "-m", "bloomery.pipeline.rank", str(spec.absolute())],
+            env={"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // launch.devices)), **os.environ},
+            preexec_fn=die_with_parent,
+        )
+        try:
+            code = process.wait()
+        except BaseException:  # also Ctrl-C: torchrun must not outlive us
+            process.terminate()
+            process.wait()
+            raise
+    if stopped.is_file():
+        raise Stopped(read_json(stopped)["message"])
     if code != 0:
         reason = read_json(problem)["message"] if problem.is_file() else f"torchrun ended with exit code {code}; its own messages are above"
         raise DataError(f"{step.node.id}: {reason}")

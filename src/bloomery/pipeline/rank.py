@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any  # Any: the values of a JSON document
 
 from bloomery.core import dist
-from bloomery.core.errors import BloomeryError
+from bloomery.core.errors import BloomeryError, Stopped
 from bloomery.core.files import read_json, write_json
 from bloomery.core.metrics import MetricsLog
 from bloomery.core.stage import Launch, Runtime
-from bloomery.pipeline.launch import die_with_parent
+from bloomery.core.stopping import watch_for_sigterm
+from bloomery.pipeline.launch import STOP, die_with_parent
 from bloomery.stages.catalog import load_stage
 
 
@@ -21,7 +22,7 @@ def run_rank(spec_path: Path) -> int:
     """Runs this process's part; the exit code is 1 for an error that a user can mend, whose message is left in error.json."""
     spec = read_json(spec_path)
     stage = load_stage(spec["stage"])
-    with dist.process_group():
+    with dist.process_group(), watch_for_sigterm(flag=spec_path.with_name(STOP)) as stop_requested:
         first = dist.rank() == 0
         runtime = Runtime(
             workers=spec["workers"],
@@ -29,10 +30,15 @@ def run_rank(spec_path: Path) -> int:
             label=spec["label"],
             quiet=not first,
             launch=Launch(**spec["launch"]),
+            stop_requested=stop_requested,
         )
         arguments = {slot: _to_paths(value) for slot, value in spec["arguments"].items()}
         try:
             metrics = stage.run(stage.config_type(**spec["config"]), **arguments, out=Path(spec["out"]), runtime=runtime)
+        except Stopped as stopped:
+            if first:
+                write_json(spec_path.with_name("stopped.json"), {"message": str(stopped)})
+            return 0  # to torchrun nothing went wrong
         except BloomeryError as error:
             write_json(spec_path.with_name("error.json"), {"message": str(error)})
             return 1

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any  # Any: the values of a JSON document
 
 from bloomery.core.artifact import Artifact, Store, explain_os_errors
-from bloomery.core.errors import DataError, StoreError
+from bloomery.core.errors import DataError, Stopped, StoreError
 from bloomery.core.files import read_json, write_json
 from bloomery.core.metrics import MetricsLog
 from bloomery.core.pool import LocalPool
@@ -194,7 +194,7 @@ class _Spec:
         try:
             yield
         except BaseException as error:  # also Ctrl-C, which is passed on like everything else
-            node["status"] = self._content["status"] = "interrupted" if isinstance(error, KeyboardInterrupt) else "failed"
+            node["status"] = self._content["status"] = "interrupted" if isinstance(error, KeyboardInterrupt | Stopped) else "failed"
             with contextlib.suppress(OSError, StoreError):  # a full disk is told by the error itself
                 self._write()
             raise

@@ -23,6 +23,7 @@ from bloomery.core import dist
 from bloomery.core.errors import DataError
 from bloomery.core.files import read_json, sha256_file, write_atomically, write_json
 from bloomery.model.lora import trained_parameters
+from bloomery.train.spikes import SpikeRule, is_anchor, oldest_anchor
 from bloomery.train.state import TrainState
 
 log = logging.getLogger(__name__)
@@ -33,7 +34,11 @@ SAVE_FRACTION = 0.02
 which steps are saved does not touch the result."""
 FIRST_COST_SECONDS = 0.02
 """What a snapshot is thought to cost before the first one: that one is made after a second."""
-COUNTERS = ("step", "tokens", "skipped", "skipped_in_a_row", "recent_losses", "curve")
+COUNTERS = (
+    "step", "data_step", "tokens", "skipped", "skipped_in_a_row", "recent_losses", "usual_losses", "usual_norms", "spikes",
+    "rollbacks", "loss_scale", "steps_at_scale", "curve", "samples",
+)  # fmt: skip
+"""Every field of TrainState but its tensors."""
 
 
 class Snapshots:
@@ -41,15 +46,21 @@ class Snapshots:
 
     def __init__(self, folder: Path, *, settings: str) -> None:
         self.folder, self.settings = folder, settings
+        self.rule = SpikeRule()
+        """Which snapshots a spike may lead back to: these are kept longer."""
         self._saved_at, self._cost_seconds = time.monotonic(), FIRST_COST_SECONDS
 
     def save_when_due(self, state: TrainState) -> None:
-        """Saves if enough time has passed since the last time. Only rank 0 writes: all processes hold the same."""
-        if dist.rank() == 0 and time.monotonic() - self._saved_at >= self._cost_seconds / SAVE_FRACTION:
+        """Saves if enough time has passed since the last time, or if a spike may lead back to this step.
+
+        Only rank 0 writes: all processes hold the same.
+        """
+        is_due = is_anchor(state.step, self.rule) or time.monotonic() - self._saved_at >= self._cost_seconds / SAVE_FRACTION
+        if dist.rank() == 0 and is_due:
             self.save(state)
 
     def save(self, state: TrainState) -> None:
-        """Writes a snapshot, and removes all but the newest two. On other ranks than 0 does nothing."""
+        """Writes a snapshot, and removes all but the newest two and those that a spike may lead back to. Rank 0's work only."""
         if dist.rank() != 0:
             return
         started = time.monotonic()
@@ -64,13 +75,19 @@ class Snapshots:
         write_json(writing / "manifest.json", {path.name: sha256_file(path) for path in sorted(writing.iterdir())})
         writing.rename(final)
         for old in self._newest_first()[KEEP_SNAPSHOTS:]:
-            shutil.rmtree(old, ignore_errors=True)
+            if not (is_anchor(_step(old), self.rule) and _step(old) >= oldest_anchor(state.step, self.rule)):
+                shutil.rmtree(old, ignore_errors=True)
         self._saved_at = time.monotonic()
         self._cost_seconds = self._saved_at - started
 
-    def restore(self, state: TrainState) -> bool:
-        """Fills `state` from the newest whole snapshot; False if there is none. Raises DataError for one of other settings."""
+    def restore(self, state: TrainState, *, step: int | None = None) -> bool:
+        """Fills `state` from the newest whole snapshot, or from that after `step`; False if there is none.
+
+        Raises DataError for one of other settings.
+        """
         for folder in self._newest_first():
+            if step is not None and _step(folder) != step:
+                continue
             problem = _find_damage(folder)
             if problem:
                 log.warning("%s: %s; the snapshot before it is used", folder, problem)
@@ -82,8 +99,18 @@ class Snapshots:
             return True
         return False
 
+    def forget_after(self, step: int) -> None:
+        """Removes the snapshots of later steps, which belong to a past that a rollback has undone. Rank 0's work only."""
+        for folder in self._newest_first() if dist.rank() == 0 else ():
+            if _step(folder) > step:
+                shutil.rmtree(folder, ignore_errors=True)
+
     def _newest_first(self) -> list[Path]:
-        return sorted(self.folder.glob("step-*"), key=lambda path: int(path.name.removeprefix("step-")), reverse=True)
+        return sorted(self.folder.glob("step-*"), key=_step, reverse=True)
+
+
+def _step(folder: Path) -> int:
+    return int(folder.name.removeprefix("step-"))
 
 
 def _optimizer_tensors(state: TrainState) -> dict[str, Tensor]:

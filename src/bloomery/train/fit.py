@@ -1,28 +1,36 @@
 """The training loop: steps, validation, snapshots and logs, for whatever objective it is given.
 
 Everything that depends on the step is a pure function of it (rows, learning rate, points of validation), and all else
-is in TrainState: a run that is killed and started again ends with the same bytes as one that is not.
+is in TrainState: a run that is killed and started again ends with the same bytes as one that is not. So does one that
+is stopped by SIGTERM, which is saved first; spikes are left out or gone around (see train/spikes.py).
 """
 
+import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic
+from typing import Any, Generic  # Any: the values of a JSON document
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat
+import torch
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from bloomery.core import dist
 from bloomery.core.config import Config
+from bloomery.core.errors import Stopped
 from bloomery.core.stage import Runtime
-from bloomery.model.config import LoraConfig
+from bloomery.model.config import LoraConfig, flops_per_token
 from bloomery.model.device import Precision, keep_freed_memory, return_freed_memory
 from bloomery.model.transformer import Transformer
 from bloomery.train.checkpoint import Snapshots
 from bloomery.train.optimizer import OptimizerName, make_optimizers, set_learning_rate
-from bloomery.train.schedule import Decay, learning_rate_factor
+from bloomery.train.schedule import Decay, DecayShape, learning_rate_factor
+from bloomery.train.spikes import SpikeRule, roll_back, rollback_target
 from bloomery.train.state import TrainState
 from bloomery.train.step import B, Objective, StepReport, train_step
+from bloomery.train.throughput import memory_in_use, peak_flops
+
+log = logging.getLogger(__name__)
 
 MAX_LOGGED_STEPS = 2000
 """A longer run logs every so many steps, so that metrics.jsonl stays a file one can open."""
@@ -49,10 +57,21 @@ class TrainingConfig(Config):
     decay: Decay = "wsd"
     decay_fraction: float = Field(default=0.4, ge=0, le=1)
     """The share of steps over which "wsd" falls."""
+    decay_shape: DecayShape = "linear"
+    """How "wsd" falls: in a straight line, as 1 - sqrt, or along a cosine."""
     final_fraction: float = Field(default=0.05, ge=0, le=1)
     """The learning rate at the end, as a share of the full one."""
     precision: Precision = "auto"
-    """What is computed in: "auto" is bf16 where the hardware multiplies it, fp32 elsewhere. Weights are always float32."""
+    """What is computed in: "auto" is bf16 where the hardware multiplies it, fp16 (with a scaled loss) on older GPUs, fp32 elsewhere.
+
+    Weights are always float32.
+    """
+    spike_sigmas: NonNegativeFloat = 6.0
+    """A step whose loss or gradient norm is so many standard deviations above the mean of the last 128 is left out; 0 = no step is."""
+    rollback_spikes: NonNegativeInt = 3
+    """So many such steps within 128 lead back to an earlier snapshot, and the data read since are left out; 0 = never."""
+    rollback_steps: PositiveInt = 250
+    """After every so many steps there is a snapshot to go back to."""
     seed: int = 0
 
 
@@ -63,11 +82,19 @@ class Run(Generic[B]):
     num_steps: int
     objective: Objective[B]
     batches_of_step: Callable[[int], Sequence[B]]
-    """The micro-batches of this process for a step."""
+    """The micro-batches of this process for a step of the data: 0, 1, 2 ... and after a rollback beyond `num_steps`."""
+    window_of_step: Callable[[int], Mapping[str, Any]] | None = None
+    """What the batches of such a step are made of (rows, documents), in words and numbers for the log."""
+    new_levels: frozenset[int] = frozenset()
+    """Steps of the data with which something else begins (another mixture, length or batch), so that losses before say nothing."""
+    learning_rate_factor: Callable[[int], float] | None = None
+    """What full learning rates are multiplied by at each step; None = by the schedule of the config."""
     validate: Callable[[Transformer], Mapping[str, float]] | None = None
     """Numbers of the model on held-out data, by their short names ("loss", "bits_per_byte"); called on every process."""
     num_validations: int = 0
     """Evenly spaced, the last one at the end; one more before the first step."""
+    sample: Callable[[Transformer], Sequence[Mapping[str, Any]]] | None = None
+    """Texts that the model writes, one mapping for each; called at each validation on every process."""
 
 
 def make_state(model: Transformer, config: TrainingConfig) -> TrainState:
@@ -85,9 +112,11 @@ def make_state(model: Transformer, config: TrainingConfig) -> TrainState:
 def fit(state: TrainState, run: Run[B], config: TrainingConfig, *, snapshots: Snapshots, runtime: Runtime) -> None:
     """Trains `state` to the end of `run`, from the newest snapshot if there is one.
 
-    Logs a row for each step and each validation into `runtime.metrics`. Raises DataError when the loss stays not finite.
+    Logs a row for each step and each validation into `runtime.metrics`. Raises DataError when the loss stays not finite,
+    Stopped (after saving) when the runtime is asked to stop.
     """
     keep_freed_memory()
+    snapshots.rule = SpikeRule(config.spike_sigmas, config.rollback_spikes, config.rollback_steps)
     snapshots.restore(state)
     dist.barrier()  # rank 0 must not begin to replace snapshots while others still read
     points = validation_steps(run.num_steps, run.num_validations) if run.validate is not None else set()
@@ -99,15 +128,15 @@ def fit(state: TrainState, run: Run[B], config: TrainingConfig, *, snapshots: Sn
                 _validate(state, run, runtime)
             if state.step >= run.num_steps:
                 break
-            started = time.perf_counter()
-            factor = _learning_rate_factor(state.step, run.num_steps, config)
-            set_learning_rate(state.optimizers, factor)
-            report = train_step(state, run.batches_of_step(state.step), run.objective, max_gradient_norm=config.max_gradient_norm)
-            speed = report.tokens / (time.perf_counter() - started)
-            bar.advance(1, f"loss {report.loss:.3f}, {speed:,.0f} tokens/s")
+            _stop_if_asked(state, run, snapshots, runtime)
+            report, row = _step(state, run, config)
+            bar.advance(1, f"loss {report.loss:.3f}, {row['train/tokens_per_second']:,.0f} tokens/s")
             if dist.rank() == 0 and (state.step % log_every == 0 or state.step == run.num_steps):
-                runtime.metrics.write(_log_row(state, report, learning_rate=factor * config.learning_rate, tokens_per_second=speed))
-            snapshots.save_when_due(state)
+                runtime.metrics.write({"step": state.step, "tokens": state.tokens, **row})
+            undone = _answer_spike(state, run, report, snapshots, runtime) if report.skipped else 0
+            bar.advance(-undone)
+            if not undone:
+                snapshots.save_when_due(state)
             if state.step % RETURN_MEMORY_EVERY == 0:
                 return_freed_memory()
     snapshots.save(state)
@@ -128,15 +157,76 @@ def final_loss(state: TrainState) -> float:
     return round(sum(state.recent_losses) / len(state.recent_losses), 6) if state.recent_losses else 0.0
 
 
-def _learning_rate_factor(step: int, num_steps: int, config: TrainingConfig) -> float:
+def _learning_rate_factor(step: int, run: Run[B], config: TrainingConfig) -> float:
+    if run.learning_rate_factor is not None:
+        return run.learning_rate_factor(step)
     return learning_rate_factor(
         step,
-        num_steps=num_steps,
+        num_steps=run.num_steps,
         warmup_fraction=config.warmup_fraction,
         decay=config.decay,
         decay_fraction=config.decay_fraction,
         final_fraction=config.final_fraction,
+        shape=config.decay_shape,
     )
+
+
+def _step(state: TrainState, run: Run[B], config: TrainingConfig) -> tuple[StepReport, dict[str, float]]:
+    """One step, and the numbers of it for the log."""
+    started = time.perf_counter()
+    if state.data_step in run.new_levels:
+        state.usual_losses, state.usual_norms = [], []
+    factor = _learning_rate_factor(state.step, run, config)
+    set_learning_rate(state.optimizers, factor)
+    batches = run.batches_of_step(state.data_step)
+    loaded = time.perf_counter()
+    report = train_step(state, batches, run.objective, max_gradient_norm=config.max_gradient_norm, spike_sigmas=config.spike_sigmas)
+    seconds = time.perf_counter() - started
+    numbers = {"loss": report.loss, "learning_rate": factor * config.learning_rate, "gradient_norm": report.gradient_norm}
+    numbers |= {**report.metrics, "tokens_per_second": round(report.tokens / seconds, 1), "skipped": state.skipped}
+    numbers |= {"data_fraction": round((loaded - started) / seconds, 5), **_use_of_machine(state.model, batches, report, seconds)}
+    if state.model.compute_dtype == torch.float16:
+        numbers["loss_scale"] = state.loss_scale
+    # JSON has no NaN: the row of a step that was skipped leaves out what was not a number.
+    return report, {f"train/{name}": value for name, value in numbers.items() if math.isfinite(value)}
+
+
+def _use_of_machine(model: Transformer, batches: Sequence[B], report: StepReport, seconds: float) -> dict[str, float]:
+    if dist.rank() != 0 or not batches:
+        return {}
+    device = model.head_weight().device
+    flops = flops_per_token(model.config, batches[0].document_BT.shape[-1]) * report.tokens
+    peak = peak_flops(device, model.compute_dtype) * dist.world_size()
+    return {"mfu": round(flops / seconds / peak, 4), "memory_bytes": memory_in_use(device)}
+
+
+def _stop_if_asked(state: TrainState, run: Run[B], snapshots: Snapshots, runtime: Runtime) -> None:
+    # All processes stop before the same step: one that went on would wait for the others for ever.
+    asked = torch.tensor(float(runtime.stop_requested()), device=state.model.head_weight().device)
+    if dist.all_reduce_sum(asked).item() > 0:
+        snapshots.save(state)
+        dist.barrier()
+        raise Stopped(f"stopped by SIGTERM after step {state.step} of {run.num_steps}, which is saved.")
+
+
+def _answer_spike(state: TrainState, run: Run[B], report: StepReport, snapshots: Snapshots, runtime: Runtime) -> int:
+    """Tells of a step that was left out, and rolls back if it is time to; by how many steps."""
+    before, data_step = state.step, state.data_step - 1
+    window = run.window_of_step(data_step) if run.window_of_step is not None else {}
+    words = "".join(f", {name} {value}" for name, value in window.items())
+    if dist.rank() == 0:
+        log.warning("step %d is left out (step %d of the data%s): %s", before, data_step, words, report.reason)
+        where = {f"spike/{name}": str(value) for name, value in window.items()}
+        numbers = {"step": before, "tokens": state.tokens, "spike/data_step": data_step}
+        runtime.metrics.write({**numbers, "spike/reason": report.reason, **where})
+    target = rollback_target(state, snapshots.rule)
+    if target is not None and roll_back(state, target, snapshots):
+        dist.barrier()  # nobody may still be reading what rank 0 removes
+        snapshots.forget_after(target)
+        if dist.rank() == 0:
+            entry = {f"rollback/{name}": value for name, value in state.rollbacks[-1].items()}
+            runtime.metrics.write({"step": state.step, "tokens": state.tokens, **entry})
+    return before - state.step
 
 
 def _validate(state: TrainState, run: Run[B], runtime: Runtime) -> None:
@@ -144,13 +234,7 @@ def _validate(state: TrainState, run: Run[B], runtime: Runtime) -> None:
     # Rounded, because the curve is reported and the last bits say nothing.
     row = {name: round(value, 6) for name, value in run.validate(state.model).items()}
     state.curve.append({"step": state.step, "tokens": state.tokens, **row})
+    if run.sample is not None:
+        state.samples.extend({"step": state.step, **sample} for sample in run.sample(state.model))
     if dist.rank() == 0:
         runtime.metrics.write({"step": state.step, "tokens": state.tokens, **{f"validation/{name}": value for name, value in row.items()}})
-
-
-def _log_row(state: TrainState, report: StepReport, *, learning_rate: float, tokens_per_second: float) -> dict[str, float]:
-    numbers = {"loss": report.loss, "learning_rate": learning_rate, "gradient_norm": report.gradient_norm, **report.metrics}
-    numbers |= {"tokens_per_second": round(tokens_per_second, 1), "skipped": state.skipped}
-    # JSON has no NaN: the row of a step that was skipped leaves out what was not a number.
-    finite = {f"train/{name}": value for name, value in numbers.items() if math.isfinite(value)}
-    return {"step": state.step, "tokens": state.tokens, **finite}

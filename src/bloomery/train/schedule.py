@@ -3,17 +3,26 @@
 import math
 from typing import Literal
 
-Decay = Literal["wsd", "linear", "cosine", "constant"]
+Decay = Literal["wsd", "linear", "cosine", "inverse_sqrt", "constant"]
+DecayShape = Literal["linear", "sqrt", "cosine"]
 
 
 def learning_rate_factor(
-    step: int, *, num_steps: int, warmup_fraction: float, decay: Decay, decay_fraction: float, final_fraction: float
+    step: int,
+    *,
+    num_steps: int,
+    warmup_fraction: float,
+    decay: Decay,
+    decay_fraction: float,
+    final_fraction: float,
+    shape: DecayShape = "linear",
 ) -> float:
     """What the learning rate is multiplied by at `step` (from 0): a rise over the warmup, then down to `final_fraction`.
 
-    "wsd" holds 1 and falls in a straight line over the last `decay_fraction` of the steps (warmup-stable-decay,
-    arXiv:2404.06395); "linear" and "cosine" fall from the end of the warmup on; "constant" never falls. The first step
-    already learns, and the last step still does.
+    "wsd" holds 1 and falls over the last `decay_fraction` of the steps, or from the end of the warmup if that is later
+    (warmup-stable-decay, arXiv:2404.06395), in the given shape; "linear" and "cosine" fall from the end of the warmup on;
+    "inverse_sqrt" falls with the root of the step (arXiv:1706.03762, eq. 3), not below `final_fraction`; "constant"
+    never falls. The first step already learns, and the last step still does.
 
     >>> [learning_rate_factor(s, num_steps=8, warmup_fraction=0.25, decay="wsd", decay_fraction=0.5, final_fraction=0.0) for s in range(8)]
     [0.5, 1.0, 1.0, 1.0, 1.0, 0.75, 0.5, 0.25]
@@ -21,10 +30,18 @@ def learning_rate_factor(
     warmup_steps = round(warmup_fraction * num_steps)
     if step < warmup_steps:
         return (step + 1) / warmup_steps
-    decay_steps = round(decay_fraction * num_steps) if decay == "wsd" else num_steps - warmup_steps
-    left = min(1.0, (num_steps - step) / max(decay_steps, 1))
     if decay == "constant":
         return 1.0
-    if decay == "cosine":
-        left = 0.5 - 0.5 * math.cos(math.pi * left)
-    return final_fraction + (1.0 - final_fraction) * left
+    if decay == "inverse_sqrt":
+        return max(final_fraction, math.sqrt(max(warmup_steps, 1) / (step + 1)))
+    falling_steps = num_steps - warmup_steps
+    decay_steps = min(round(decay_fraction * num_steps), falling_steps) if decay == "wsd" else falling_steps
+    left = min(1.0, max(0, num_steps - step) / max(decay_steps, 1))
+    return final_fraction + (1.0 - final_fraction) * _bend(left, shape if decay == "wsd" else decay)
+
+
+def _bend(left: float, shape: Literal["linear", "sqrt", "cosine"]) -> float:
+    """The height of a curve from 1 to 0 where the share `left` of its way is left. "sqrt" is 1 - sqrt (arXiv:2405.18392, sec. 3.2)."""
+    if shape == "cosine":
+        return 0.5 - 0.5 * math.cos(math.pi * left)
+    return 1.0 - math.sqrt(1.0 - left) if shape == "sqrt" else left

@@ -16,6 +16,8 @@ from bloomery.core import dist
 from bloomery.core.errors import DataError
 from bloomery.model.transformer import Transformer
 from bloomery.objectives.terms import LossTerms
+from bloomery.train.loss_scale import adapt_scale, can_shrink, scale_loss
+from bloomery.train.spikes import find_spike, note_spike, note_usual
 from bloomery.train.state import TrainState
 
 MAX_SKIPPED_IN_A_ROW = 10
@@ -39,36 +41,54 @@ Objective = Callable[[Transformer, B], LossTerms]
 
 
 class StepReport(NamedTuple):
-    """What a step did. `loss` and `metrics` are means over the global batch; `gradient_norm` is that before clipping."""
+    """What a step did. `loss` and `metrics` are means over the global batch; `gradient_norm` is that before clipping.
+
+    `reason` says why a step was skipped.
+    """
 
     loss: float
     gradient_norm: float
     metrics: dict[str, float]
     tokens: int
     skipped: bool
+    reason: str = ""
 
 
-def train_step(state: TrainState, micro_batches: Sequence[B], objective: Objective[B], *, max_gradient_norm: float) -> StepReport:
+def train_step(
+    state: TrainState, micro_batches: Sequence[B], objective: Objective[B], *, max_gradient_norm: float, spike_sigmas: float = 0.0
+) -> StepReport:
     """Updates the weights once by the gradient of (sum of losses) / (sum of weights) over all micro-batches and processes.
 
-    Each process brings its own micro-batches. A step whose loss or gradient is not finite changes nothing but the
-    counts; the tenth in a row raises DataError.
+    Each process brings its own micro-batches. A step whose loss or gradient is not finite, or a spike (`spike_sigmas`
+    above the last ones, see spikes.py), changes nothing but the counts; the tenth in a row that is not finite raises
+    DataError.
     """
     parameters = [p for p in state.model.parameters() if p.requires_grad]
     for parameter in parameters:
         parameter.grad = None
-    loss, metrics, tokens = _backward(state.model, micro_batches, objective)
+    scaled = state.model.compute_dtype == torch.float16
+    scale = state.loss_scale if scaled else 1.0
+    loss, metrics, tokens = _backward(state.model, micro_batches, lambda model, batch: scale_loss(objective(model, batch), scale))
     gradients = _sum_gradients(parameters)
     weight = metrics.pop("weight")
-    norm = float(torch.nn.utils.get_total_norm(gradients)) / weight if weight > 0 else math.nan
-    skipped = not (math.isfinite(loss) and math.isfinite(norm))
-    if not skipped:
+    norm = float(torch.nn.utils.get_total_norm(gradients)) / (weight * scale) if weight > 0 else math.nan
+    mean = loss / (weight * scale) if weight > 0 else math.nan
+    overflowed = scaled and math.isfinite(mean) and not math.isfinite(norm) and can_shrink(state)
+    reason = f"a gradient is too large for float16 at loss scale {scale:g}" if overflowed else ""
+    reason = reason or find_spike(state, mean, norm, sigmas=spike_sigmas)
+    if not reason:
         clip = min(1.0, max_gradient_norm / (norm + 1e-6)) if max_gradient_norm > 0 else 1.0
-        torch._foreach_mul_(gradients, clip / weight)
+        torch._foreach_mul_(gradients, clip / (weight * scale))
         for optimizer in state.optimizers:
             optimizer.step()
-    _count(state, loss / weight if weight > 0 else math.nan, tokens, skipped=skipped)
-    return StepReport(loss / max(weight, 1e-12), norm, {k: v / max(weight, 1e-12) for k, v in metrics.items()}, tokens, skipped)
+    if reason and not overflowed:
+        note_spike(state, reason, mean, norm)
+    if scaled:
+        adapt_scale(state, overflowed=overflowed)
+    note_usual(state, mean, norm, sigmas=spike_sigmas)
+    _count(state, mean, norm, tokens, reason=reason, overflowed=overflowed)
+    means = {name: value / max(weight, 1e-12) for name, value in metrics.items()}
+    return StepReport(mean if weight > 0 else 0.0, norm, means, tokens, bool(reason), reason)
 
 
 @torch.no_grad()
@@ -121,15 +141,19 @@ def _sum_gradients(parameters: list[torch.nn.Parameter]) -> list[Tensor]:
     return gradients
 
 
-def _count(state: TrainState, loss: float, tokens: int, *, skipped: bool) -> None:
+def _count(state: TrainState, loss: float, norm: float, tokens: int, *, reason: str, overflowed: bool) -> None:
     state.step += 1
+    state.data_step += 1
     state.tokens += tokens
-    state.skipped += skipped
-    state.skipped_in_a_row = state.skipped_in_a_row + 1 if skipped else 0
-    if not skipped:
+    state.skipped += bool(reason)
+    if not reason:
         state.recent_losses = [*state.recent_losses, loss][-NUM_RECENT_LOSSES:]
-    if state.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
+    is_finite = math.isfinite(loss) and math.isfinite(norm)
+    if not overflowed:
+        state.skipped_in_a_row = state.skipped_in_a_row + 1 if reason else 0
+    if state.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW and not is_finite:
         raise DataError(
-            f"step {state.step}: the loss or its gradient was not a finite number in {MAX_SKIPPED_IN_A_ROW} steps in a row "
-            f"(last loss {loss}). The weights are as they were before. A lower learning_rate, or precision = 'fp32', usually helps."
+            f"step {state.step}: the loss or its gradient was not a finite number, and nothing could be learned in "
+            f"{MAX_SKIPPED_IN_A_ROW} steps in a row (last loss {loss}). The weights are as they were before. A lower learning_rate, "
+            "or precision = 'fp32', usually helps."
         )

@@ -1,0 +1,1 @@
+"""Arithmetic about machines and budgets, without machines."""

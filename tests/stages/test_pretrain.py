@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,9 +17,9 @@ from bloomery.core.stage import Runtime
 from bloomery.model.config import ModelShape
 from bloomery.model.huggingface import load_model
 from bloomery.objectives.next_token import token_logps
-from bloomery.stages.pretrain import PretrainConfig, measure, parse_count, pretrain
+from bloomery.stages.pretrain import PretrainConfig, measure, measure_sources, parse_count, pretrain
 from bloomery.tokens.loader import token_rows
-from bloomery.tokens.shards import open_tokens
+from bloomery.tokens.shards import open_tokens, write_manifest, write_shard
 from bloomery.tokens.tokenizer import load_tokenizer
 from bloomery.train import checkpoint
 
@@ -141,3 +142,113 @@ def test_token_counts_are_read_as_people_write_them_and_mean_the_same() -> None:
     assert PretrainConfig(tokens="2M") == PretrainConfig(tokens=2_000_000)  # type: ignore[arg-type]
     _, mistakes = check_config(PretrainConfig, {"tokens": "many", "learning_rat": 1, "model": {"dept": 3}})
     assert len(mistakes) == 3 and any('"2M"' in m for m in mistakes) and any('"learning_rate"' in m for m in mistakes)
+
+
+@pytest.fixture(scope="session")
+def other_tokens(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Path) -> Path:
+    """A second source: fewer, longer documents of few words."""
+    folder, tokenizer = tmp_path_factory.mktemp("other"), load_tokenizer(tiny_tokenizer)
+    ids = [[tokenizer.bos_id, *tokenizer.encode("the sea and the cat " * (3 + i)), tokenizer.end_id] for i in range(12)]
+    for split, part in (("train", ids[:9]), ("validation", ids[9:])):
+        write_shard(folder / split / "00000", part, vocab_size=tokenizer.vocab_size)
+    write_manifest(folder, tokenizer_sha256=tokenizer.sha256, vocab_size=tokenizer.vocab_size, text_bytes={"train": [1], "validation": [1]})
+    return folder
+
+
+HALVED = {"learning_rate_factor": 0.5, "decay": "linear", "final_fraction": 0}
+STAGES = [
+    {"tokens": 1536},
+    {"tokens": 1024, "mixture": {"sea": 1}, "sequence_tokens": 64, "batch_tokens": 128},
+    {"tokens": 512, "mixture": {"cats": 1, "sea": 1}, "schedule": HALVED},
+]
+MIXED = {"names": ["cats", "sea"], "mixture": {"cats": 3, "sea": 1}, "num_validations": 2, "curriculum": STAGES}
+CURRICULUM = PretrainConfig(**{**TINY.model_dump(), **MIXED})
+
+
+def test_a_curriculum_trains_by_stages_and_says_what_it_read(
+    tmp_path: Path, tiny_tokens: Path, other_tokens: Path, tiny_tokenizer: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    runtime = Runtime(metrics=MetricsLog(tmp_path / "metrics.jsonl"), quiet=True)
+    metrics = pretrain(CURRICULUM, tokens=[tiny_tokens, other_tokens], tokenizer=tiny_tokenizer, out=tmp_path / "out", runtime=runtime)
+    training = json.loads((tmp_path / "out" / "training.json").read_text())
+    assert metrics["steps"] == 6 + 8 + 2
+    # 3/4 of six steps of 8 rows of 32, none, half of two steps of 8 rows of 32; and the rest.
+    assert metrics["tokens/cats"] == training["sources"]["cats"]["tokens"] == 36 * 32 + 8 * 32
+    assert metrics["tokens/sea"] == 12 * 32 + 8 * 2 * 64 + 8 * 32
+    assert training["sources"]["sea"]["epochs"] > 1 and "the source sea repeats; its epoch 2 begins" in caplog.text
+    assert load_model(tmp_path / "out").config.max_positions == 64
+    rows = [r for r in read_metrics(tmp_path / "metrics.jsonl") if "train/loss" in r]
+    assert rows[-1]["train/tokens/cats"] == metrics["tokens/cats"]
+    assert "train/loss/cats" not in rows[8] and rows[8]["train/weight/sea"] == 1.0
+    both = [r for r in rows if "train/loss/cats" in r and "train/loss/sea" in r]
+    for r in both:
+        mean = sum(r[f"train/loss/{name}"] * r[f"train/weight/{name}"] for name in ("cats", "sea"))
+        assert mean == pytest.approx(r["train/loss"], rel=1e-5)
+    assert len(both) == 8
+    # The last stage has a schedule of its own, the others the run's (warmup over 5 % of 16 steps, decay over 40 %).
+    rates = [r["train/learning_rate"] / CURRICULUM.learning_rate for r in rows]
+    assert rates[:9] == [1.0] * 9 and rates[14:] == pytest.approx([0.5, 0.25])
+
+
+def test_validation_speaks_of_each_source(
+    tmp_path: Path, tiny_tokens: Path, other_tokens: Path, tiny_tokenizer: Path, tiny_checkpoint: Path
+) -> None:
+    model, sizes = load_model(tiny_checkpoint), load_tokenizer(tiny_tokenizer).token_bytes()
+    held_out = {
+        name: token_rows(open_tokens(folder, split="validation"), row_tokens=32)
+        for name, folder in (("cats", tiny_tokens), ("sea", other_tokens))
+    }
+    config = TINY.model_copy(update={"validation_tokens": 0})
+    found = measure_sources(model, sources=held_out, token_bytes=sizes, config=config)
+    alone = {name: measure(model, source=rows, token_bytes=sizes, config=config) for name, rows in held_out.items()}
+    for name, numbers in alone.items():
+        assert {key: found[f"{key}/{name}"] for key in numbers} == numbers
+    assert min(n["loss"] for n in alone.values()) < found["loss"] < max(n["loss"] for n in alone.values())
+    assert measure_sources(model, sources={"cats": held_out["cats"]}, token_bytes=sizes, config=config) == alone["cats"]
+
+
+def test_of_many_sources_the_last_are_logged_together(
+    tmp_path: Path, tiny_tokens: Path, other_tokens: Path, tiny_tokenizer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bloomery.stages.pretrain.MAX_LOGGED_SOURCES", 2)
+    runtime = Runtime(metrics=MetricsLog(tmp_path / "metrics.jsonl"), quiet=True)
+    config = TINY.model_copy(update={"tokens": 1024, "names": ["a", "b", "c"], "mixture": {"a": 1, "b": 1, "c": 2}})
+    folders = [tiny_tokens, other_tokens, tiny_tokens]
+    pretrain(config, tokens=folders, tokenizer=tiny_tokenizer, out=tmp_path / "out", runtime=runtime)
+    row = read_metrics(tmp_path / "metrics.jsonl")[-2]
+    assert {name for name in row if name.startswith("train/tokens/")} == {"train/tokens/a", "train/tokens/others"}
+    assert (row["train/tokens/a"], row["train/tokens/others"]) == (256, 768)
+    assert row["train/weight/a"] + row["train/weight/others"] == pytest.approx(1)
+
+
+def test_a_snapshot_of_other_tokens_is_refused(tmp_path: Path, tiny_tokens: Path, other_tokens: Path, tiny_tokenizer: Path) -> None:
+    arguments = {"tokenizer": tiny_tokenizer, "out": tmp_path / "out", "runtime": Runtime(quiet=True)}
+    short = TINY.model_copy(update={"tokens": 512})
+    pretrain(short, tokens=[tiny_tokens], **arguments)
+    (tmp_path / "out" / "training.json").unlink()
+    with pytest.raises(DataError, match="other settings or inputs"):
+        pretrain(short, tokens=[other_tokens], **arguments)
+
+
+def test_names_that_do_not_fit_the_inputs_or_the_mixture_are_config_errors(tmp_path: Path, tiny_tokens: Path, tiny_tokenizer: Path) -> None:
+    arguments = {"tokenizer": tiny_tokenizer, "out": tmp_path / "out", "runtime": Runtime(quiet=True)}
+    with pytest.raises(ConfigError, match=r"names = \['a', 'b'\] names 2 sources, but 1 are connected"):
+        pretrain(TINY.model_copy(update={"names": ["a", "b"]}), tokens=[tiny_tokens], **arguments)
+    for table, match in (
+        ({"mixture": {"web": 1}}, "give `names`"),
+        ({"names": ["web", "code"], "mixture": {"cod": 1}}, 'mixture: "cod" is not among the names; did you mean "code"'),
+        ({"names": ["web"], "curriculum": [{"tokens": "1M", "mixture": {"wb": 1}}]}, r'curriculum.0.mixture: "wb"'),
+        ({"names": ["web", "web"]}, "has a name twice"),
+        ({"names": ["web"], "mixture": {"web": 0}}, "all weights are zero"),
+    ):
+        _, mistakes = check_config(PretrainConfig, table)
+        assert len(mistakes) == 1 and re.search(match, mistakes[0]), mistakes
+
+
+def test_a_source_without_training_tokens_is_named(tmp_path: Path, tiny_tokens: Path, tiny_tokenizer: Path) -> None:
+    tokenizer = load_tokenizer(tiny_tokenizer)
+    write_manifest(tmp_path, tokenizer_sha256=tokenizer.sha256, vocab_size=tokenizer.vocab_size, text_bytes={"train": [], "validation": []})
+    config = TINY.model_copy(update={"names": ["a", "empty"], "mixture": {"a": 1, "empty": 1}})
+    with pytest.raises(DataError, match=r"no tokens to train on \(source empty\)"):
+        pretrain(config, tokens=[tiny_tokens, tmp_path], tokenizer=tiny_tokenizer, out=tmp_path / "out", runtime=Runtime(quiet=True))

@@ -1,5 +1,6 @@
 """Token files give back what was written, and say so when they are damaged or another tokenizer's."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -65,14 +66,25 @@ def test_a_flipped_bit_is_found_by_its_hash(tmp_path: Path) -> None:
     path.write_bytes(bytes([path.read_bytes()[0] ^ 1]) + path.read_bytes()[1:])
     with pytest.raises(DataError, match=r"00002\.bin: its sha256"):
         open_tokens(tmp_path, split="train")
-    assert open_tokens(tmp_path, split="train", check_hashes=False).document(4)[0] == 6
 
 
-def test_offsets_that_do_not_rise_are_found_without_hashes(tmp_path: Path) -> None:
+def test_a_file_that_changed_since_it_was_verified_is_hashed_again(tmp_path: Path) -> None:
+    stamps = open_tokens(write(tmp_path), split="train").stamps
+    path = tmp_path / "train" / "00002.bin"
+    before, time = path.read_bytes(), path.stat().st_mtime_ns
+    path.write_bytes(bytes([before[0] ^ 1]) + before[1:])
+    with pytest.raises(DataError, match=r"00002\.bin: its sha256"):
+        open_tokens(tmp_path, split="train", verified=stamps)
+    os.utime(path, ns=(time, time))  # what a stamp stands for is not read again
+    assert open_tokens(tmp_path, split="train", verified=stamps).document(4)[0] == 6
+
+
+def test_offsets_that_do_not_rise_are_found(tmp_path: Path) -> None:
     path = write(tmp_path) / "train" / "00000.idx"
     np.array([0, 4, 3, 4, 6], dtype="<i8").tofile(path)
+    write_manifest(tmp_path, tokenizer_sha256="a", vocab_size=300, text_bytes={"train": [10, 0, 4], "validation": []})
     with pytest.raises(DataError, match=r"00000\.idx: offsets must rise"):
-        open_tokens(tmp_path, split="train", check_hashes=False)
+        open_tokens(tmp_path, split="train")
 
 
 def test_a_missing_shard_is_named(tmp_path: Path) -> None:

@@ -1,19 +1,24 @@
 """pretrain: a language model from tokens, or, with `init`, the further training of one that exists.
 
-Documents are packed into rows and stay apart in them (no attention across). Midtraining and continued pretraining are
-this stage with another mixture, an `init` and another schedule. Writes a Hugging Face folder and training.json.
+Documents are packed into rows and stay apart in them (no attention across). Several tokens inputs are mixed in asked
+proportions, the same all along or in the stages of a curriculum. Midtraining and continued pretraining are this stage
+with another mixture, an `init` and another schedule. Writes a Hugging Face folder and training.json.
 """
 
 import functools
+import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any  # Any: metrics are plain JSON values
 
 import numpy as np
-from pydantic import BeforeValidator, NonNegativeFloat, NonNegativeInt, PositiveInt
+import torch
+from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
 from bloomery.core import dist
+from bloomery.core.config import Config, suggest
 from bloomery.core.errors import ConfigError, DataError
 from bloomery.core.files import read_json, write_json
 from bloomery.core.stage import Runtime, Slot, Stage
@@ -24,12 +29,20 @@ from bloomery.model.lora import add_adapters
 from bloomery.model.transformer import Transformer
 from bloomery.objectives.next_token import linear_next_token
 from bloomery.objectives.terms import LossTerms
-from bloomery.tokens.loader import Batch, TokenRows, make_batch, row_order, rows_of_step, token_rows
-from bloomery.tokens.shards import Split, open_tokens
+from bloomery.tokens.loader import Batch, TokenRows, make_batch, make_mixed_batch, open_rows, shuffled_rows
+from bloomery.tokens.packing_index import open_verified
+from bloomery.tokens.plan import Draw, Phase, Plan, make_plan
 from bloomery.tokens.tokenizer import Tokenizer, load_tokenizer
 from bloomery.train.checkpoint import Snapshots
-from bloomery.train.fit import Run, TrainingConfig, final_loss, fit, make_state
+from bloomery.train.fit import Run, TrainingConfig, final_loss, fit, make_state, schedule_factor
+from bloomery.train.schedule import ScheduleSegment, segment_factor
 from bloomery.train.step import micro_batch_rows, own_share, sum_losses
+
+log = logging.getLogger(__name__)
+
+MAX_LOGGED_SOURCES = 32
+"""Of more sources the last are logged together, as "others"."""
+OTHERS = "others"
 
 UNITS = {"k": 10**3, "M": 10**6, "B": 10**9, "T": 10**12}
 
@@ -49,28 +62,79 @@ def parse_count(value: object) -> object:
         raise ValueError('expected a number of tokens such as 2000000, "500k", "2M" or "1.5B"') from error
 
 
+TokenCount = Annotated[PositiveInt, BeforeValidator(parse_count)]
+
+
+class CurriculumStage(Config):
+    """A part of a run; what it does not say is as in the run."""
+
+    tokens: TokenCount
+    """How many tokens to train on in this stage."""
+    mixture: dict[str, NonNegativeFloat] = Field(default={})
+    """Weights of the sources by name; empty: the run's `mixture`."""
+    sequence_tokens: NonNegativeInt = 0
+    """Places in a row; 0 = the run's."""
+    batch_tokens: NonNegativeInt = 0
+    """Places in a step; 0 = the run's."""
+    schedule: ScheduleSegment | None = None
+    """The learning rate of this stage; without it the schedule of the whole run goes on."""
+
+
 class PretrainConfig(TrainingConfig):
     """Next-token prediction on packed documents."""
 
     model: ModelShape = ModelShape()
     """Its shape; with an `init` the checkpoint's shape is kept and this is not read."""
-    tokens: Annotated[PositiveInt, BeforeValidator(parse_count)] = 2_000_000
-    """How many tokens to train on, all epochs together: 2000000, "2M", "1.5B"."""
+    tokens: TokenCount = 2_000_000
+    """How many tokens to train on, all epochs together: 2000000, "2M", "1.5B". Not read with a `curriculum`."""
     sequence_tokens: PositiveInt = 256
     """Places in a row: as far as attention reaches."""
     batch_tokens: PositiveInt = 8192
     """Places in a step, all processes together."""
+    names: list[str] = Field(default=[])
+    """One for each tokens input, in their order: a source of the mixture. Empty: tokens, tokens2, ..."""
+    mixture: dict[str, NonNegativeFloat] = Field(default={})
+    """Weights of the sources by name, in any unit; needs `names`. Every prefix of the training stream holds them to within a
+    row. Empty: each source by its size."""
+    max_epochs: NonNegativeFloat = 0.0
+    """How often a source is read at most: it then drops out, and the others share its part. 0 = as often as is asked for."""
+    curriculum: list[CurriculumStage] = Field(default=[])
+    """Stages one after another; empty: one stage of `tokens` tokens."""
     z_loss: NonNegativeFloat = 0.0
     """Weight of the squared log-normaliser, against drifting logits (1e-4 in PaLM)."""
     num_validations: PositiveInt = 10
     validation_tokens: NonNegativeInt = 65_536
-    """Places of held-out text that each validation reads, the same each time; 0 = all there are."""
+    """Places of held-out text that each validation reads, the same each time, in equal parts from all sources; 0 = all there are."""
+
+    @model_validator(mode="after")
+    def _check_names(self) -> "PretrainConfig":
+        if len(set(self.names)) < len(self.names):
+            raise ValueError(f"names = {self.names} has a name twice")
+        if OTHERS in self.names:
+            raise ValueError(f'names: "{OTHERS}" is what the log calls the sources of little weight together; choose another name')
+        mixtures = {"mixture": self.mixture, **{f"curriculum.{i}.mixture": stage.mixture for i, stage in enumerate(self.curriculum)}}
+        for where, mixture in mixtures.items():
+            if mixture and not self.names:
+                raise ValueError(f"{where} speaks of sources by name: give `names`, one for each tokens input")
+            for name in mixture:
+                if name not in self.names:
+                    raise ValueError(f'{where}: "{name}" is not among the names; {suggest(name, self.names)}')
+            if mixture and not any(mixture.values()):
+                raise ValueError(f"{where}: all weights are zero")
+        return self
+
+    @property
+    def stages(self) -> list[CurriculumStage]:
+        """The curriculum with everything said: of one stage, where none is given."""
+        stages = self.curriculum or [CurriculumStage(tokens=self.tokens)]
+        run = {"mixture": self.mixture, "sequence_tokens": self.sequence_tokens, "batch_tokens": self.batch_tokens}
+        return [stage.model_copy(update={key: getattr(stage, key) or value for key, value in run.items()}) for stage in stages]
 
 
 def pretrain(
-    config: PretrainConfig, *, tokens: Path, tokenizer: Path, init: Path | None = None, out: Path, runtime: Runtime
+    config: PretrainConfig, *, tokens: Sequence[Path] | Path, tokenizer: Path, init: Path | None = None, out: Path, runtime: Runtime
 ) -> Mapping[str, Any]:
-    """Writes a checkpoint folder.
+    """Writes a checkpoint folder. `tokens` is one folder or several, each a source of the mixture.
 
     Raises ConfigError for sizes that do not fit each other, DataError for tokens of another tokenizer or none at all.
     """
@@ -78,36 +142,44 @@ def pretrain(
         return _metrics(read_json(out / "training.json"))
     device = resolve_device(runtime.device)
     vocabulary = load_tokenizer(tokenizer)
-    source, held_out = _open_rows(config, tokens, vocabulary, "train"), _open_rows(config, tokens, vocabulary, "validation")
-    batch_rows = _batch_rows(config)
-    if source.packed.num_rows == 0:
-        raise DataError(f"{tokens}: its train split has no tokens to train on")
+    data = _open_data(config, [tokens] if isinstance(tokens, Path) else list(tokens), vocabulary, out)
+    plan, logged = data.plan, data.logged_names()
     model = _make_model(config, vocabulary, init).to(device)
     model.compute_dtype = resolve_dtype(config.precision, device)
 
     def batches_of_step(step: int) -> list[Batch]:
-        rows = own_share(rows_of_step(step, num_rows=source.packed.num_rows, batch_rows=batch_rows, seed=config.seed))
-        return make_batch(source, rows).to(device).split(-(-len(rows) // micro_batch_rows(config.sequence_tokens, device)))
+        draw = plan.draw(step)
+        data.say_what_repeats(step, draw)
+        share = own_share(np.arange(len(draw.row)))
+        batch = make_mixed_batch(data.train[draw.row_tokens], draw.source[share], draw.row[share])
+        return [part.to(device) for part in batch.split(-(-batch.num_rows // micro_batch_rows(draw.row_tokens, device)))]
 
     run = Run(
-        num_steps=max(1, round(config.tokens / (batch_rows * config.sequence_tokens))),
-        objective=functools.partial(next_token_objective, z_loss=config.z_loss),
+        num_steps=plan.num_steps,
+        objective=functools.partial(next_token_objective, z_loss=config.z_loss, names=logged if len(data.names) > 1 else ()),
         batches_of_step=batches_of_step,
-        validate=functools.partial(measure, source=held_out, token_bytes=vocabulary.token_bytes(), config=config),
-        num_validations=config.num_validations if held_out.packed.num_rows else 0,
+        validate=functools.partial(measure_sources, sources=data.held_out, token_bytes=vocabulary.token_bytes(), config=config),
+        num_validations=config.num_validations if data.held_out else 0,
+        learning_rate_factor=functools.partial(stage_factor, config=config, plan=plan),
+        window_of_step=data.describe_step,
+        new_levels=frozenset(plan.first_step(i) for i in range(1, len(plan.phases))),
+        count_data=data.count_tokens if len(data.names) > 1 else None,
     )
     state = make_state(model, config)
-    fit(state, run, config, snapshots=Snapshots(out / ".scratch", settings=config.model_dump_json()), runtime=runtime)
+    # What is read is part of what a run is: a snapshot of other tokens is refused, too.
+    snapshots = Snapshots(out / ".scratch", settings=f"{config.model_dump_json()} {' '.join(data.fingerprints)}")
+    fit(state, run, config, snapshots=snapshots, runtime=runtime)
     training = {
         "steps": state.step,
         "tokens": state.tokens,
         "params": count_params(model.config),
-        "epochs": round(state.step * batch_rows / source.packed.num_rows, 4),
-        "padding_fraction": round(source.packed.padding_fraction, 6),
+        "epochs": round(max(plan.epochs(state.step).tolist()), 4),
+        "padding_fraction": round(data.padding_fraction(), 6),
         "train_loss": final_loss(state),
         "skipped_steps": state.skipped,
         "curve": [[row["step"], row["tokens"], row["bits_per_byte"]] for row in state.curve],
         "validation": state.curve,
+        "sources": data.describe(),
     }
     if dist.rank() == 0:
         save_model(model, out, tokenizer=tokenizer, like=init)
@@ -116,11 +188,50 @@ def pretrain(
     return _metrics(training)
 
 
-def next_token_objective(model: Transformer, batch: Batch, *, z_loss: float) -> LossTerms:
-    """Next-token loss of a batch of packed rows, documents apart."""
+def next_token_objective(model: Transformer, batch: Batch, *, z_loss: float, names: Sequence[str] = ()) -> LossTerms:
+    """Next-token loss of a batch of packed rows, documents apart.
+
+    With `names` of more than one source, also the sums `loss/NAME` and `weight/NAME` of each; the last name takes all
+    sources beyond it.
+    """
     hidden_BTD = model.hidden_states(batch.token_BT, position_BT=batch.position_BT, document_BT=batch.document_BT)
-    flat = (hidden_BTD.flatten(0, 1), model.head_weight(), batch.target_BT.flatten(), batch.weight_BT.flatten())
-    return linear_next_token(*flat, z_loss=z_loss)
+    head_VD = model.head_weight()
+    if not names:
+        flat = (hidden_BTD.flatten(0, 1), head_VD, batch.target_BT.flatten(), batch.weight_BT.flatten())
+        return linear_next_token(*flat, z_loss=z_loss)
+    assert batch.source_B is not None
+    zero = torch.zeros((), device=hidden_BTD.device)
+    loss, weight, metrics = zero, zero, {f"{kind}/{name}": zero for name in names for kind in ("loss", "weight")}
+    group_B = batch.source_B.clamp(max=len(names) - 1)
+    for number in sorted(set(group_B.tolist())):
+        rows = group_B == number
+        part = (hidden_BTD[rows].flatten(0, 1), head_VD, batch.target_BT[rows].flatten(), batch.weight_BT[rows].flatten())
+        terms = linear_next_token(*part, z_loss=z_loss)
+        loss, weight = loss + terms.loss_sum, weight + terms.weight
+        metrics |= {f"loss/{names[number]}": terms.metrics.get("nll", terms.loss_sum).detach(), f"weight/{names[number]}": terms.weight}
+        metrics |= {name: value + metrics.get(name, zero) for name, value in terms.metrics.items()}
+    return LossTerms(loss, weight, metrics)
+
+
+def stage_factor(step: int, *, config: PretrainConfig, plan: Plan) -> float:
+    """What the learning rate is multiplied by at `step` (from 0): by the stage's own schedule, else by the run's."""
+    number = plan.phase_of(step)
+    segment = config.stages[number].schedule
+    if segment is None:
+        return schedule_factor(step, plan.num_steps, config)
+    return segment_factor(step - plan.first_step(number), segment, num_steps=plan.phases[number].num_steps)
+
+
+def measure_sources(
+    model: Transformer, *, sources: Mapping[str, TokenRows], token_bytes: np.ndarray, config: PretrainConfig
+) -> dict[str, float]:
+    """`measure` of all sources together and, where there are several, of each: `loss/NAME`, `bits_per_byte/NAME`."""
+    places = -(-config.validation_tokens // len(sources))
+    sums = {name: _sum_held_out(model, source, token_bytes, places=places) for name, source in sources.items()}
+    whole = _held_out_numbers(np.sum(list(sums.values()), axis=0))
+    if len(sources) == 1:
+        return whole
+    return whole | {f"{key}/{name}": value for name, found in sums.items() for key, value in _held_out_numbers(found).items()}
 
 
 def measure(model: Transformer, *, source: TokenRows, token_bytes: np.ndarray, config: PretrainConfig) -> dict[str, float]:
@@ -128,25 +239,121 @@ def measure(model: Transformer, *, source: TokenRows, token_bytes: np.ndarray, c
 
     Bits per byte compares models whatever their tokenizer: what it costs to say the end of a document counts, and has no bytes.
     """
-    device = model.head_weight().device
-    wanted = config.validation_tokens // config.sequence_tokens or source.packed.num_rows
-    rows = row_order(source.packed.num_rows, seed=0, epoch=0)[:wanted]
-    size = micro_batch_rows(config.sequence_tokens, device)
+    return _held_out_numbers(_sum_held_out(model, source, token_bytes, places=config.validation_tokens))
+
+
+def _sum_held_out(model: Transformer, source: TokenRows, token_bytes: np.ndarray, *, places: int) -> np.ndarray:
+    """Nats, targets and bytes, float64 [3]."""
+    device, packed = model.head_weight().device, source.packed
+    wanted = min(places // packed.row_tokens or packed.num_rows, packed.num_rows)
+    rows = shuffled_rows(np.arange(wanted), num_rows=packed.num_rows, seed=0)
+    size = micro_batch_rows(packed.row_tokens, device)
     batches = [make_batch(source, rows[i : i + size]) for i in range(0, len(rows), size)]
     num_bytes = sum(int(token_bytes[batch.target_BT[batch.weight_BT > 0].numpy()].sum()) for batch in batches)
     terms = sum_losses(model, (batch.to(device) for batch in batches), functools.partial(next_token_objective, z_loss=0.0))
-    return {"loss": float(terms.loss_sum / terms.weight), "bits_per_byte": float(terms.loss_sum) / math.log(2) / num_bytes}
+    return np.array([float(terms.loss_sum), float(terms.weight), num_bytes])
 
 
-def _open_rows(config: PretrainConfig, folder: Path, vocabulary: Tokenizer, split: Split) -> TokenRows:
-    return token_rows(open_tokens(folder, split=split, tokenizer_sha256=vocabulary.sha256), row_tokens=config.sequence_tokens)
+def _held_out_numbers(sums: np.ndarray) -> dict[str, float]:
+    nats, targets, num_bytes = sums.tolist()
+    return {"loss": nats / max(targets, 1), "bits_per_byte": nats / math.log(2) / max(num_bytes, 1)}
 
 
-def _batch_rows(config: PretrainConfig) -> int:
-    batch_rows = config.batch_tokens // config.sequence_tokens
+@dataclass(frozen=True, kw_only=True)
+class TrainingData:
+    """What a run reads: the rows of each source by their length, its held-out rows, and who comes when."""
+
+    names: list[str]
+    train: Mapping[int, list[TokenRows]]
+    held_out: Mapping[str, TokenRows]
+    fingerprints: list[str]
+    plan: Plan
+
+    def logged_names(self) -> list[str]:
+        """The sources in the order of their inputs; of many the first, the rest together."""
+        return self.names if len(self.names) <= MAX_LOGGED_SOURCES else [*self.names[: MAX_LOGGED_SOURCES - 1], OTHERS]
+
+    def count_tokens(self, step: int) -> dict[str, int]:
+        """For the log: tokens of each source before a step, the little padding of its rows counted."""
+        counts, logged = self.plan.places_drawn(step).tolist(), self.logged_names()
+        last = len(logged) - 1
+        return {f"train/tokens/{name}": sum(counts[i:]) if i == last else counts[i] for i, name in enumerate(logged)}
+
+    def padding_fraction(self) -> float:
+        """The share of places without a token in all rows. No token is lost."""
+        rows = [source.packed for sources in self.train.values() for source in sources]
+        return 1 - sum(packed.num_tokens for packed in rows) / sum(packed.num_rows * packed.row_tokens for packed in rows)
+
+    def say_what_repeats(self, step: int, draw: Draw) -> None:
+        """Logs the sources that begin another epoch in this step (the second, fourth, eighth ...) or are used up."""
+        if dist.rank() != 0:
+            return
+        for source, epoch in self.plan.new_epochs(draw):
+            if epoch & (epoch - 1) == 0:
+                log.info("step %d: the source %s repeats; its epoch %d begins", step, self.names[source], epoch)
+        for used in self.plan.used_up:
+            if used.step == step:
+                log.info("step %d: the source %s is used up; the others share its part", step, self.names[used.source])
+
+    def describe_step(self, step: int) -> dict[str, Any]:
+        """For the log of spikes: the rows that all processes together read in a step, by source."""
+        draw = self.plan.draw(step)
+        rows = {self.names[i]: " ".join(map(str, draw.row[draw.source == i].tolist())) for i in np.unique(draw.source).tolist()}
+        return {"sequence_tokens": draw.row_tokens, **{f"rows of {name}": row for name, row in rows.items()}}
+
+    def describe(self) -> dict[str, Any]:
+        """For training.json: of each source, what was read of it in the whole run."""
+        steps = self.plan.num_steps
+        used_up = {used.source: used.step for used in self.plan.used_up}
+        found = {}
+        for i, (tokens, epochs) in enumerate(zip(self.plan.places_drawn(steps).tolist(), self.plan.epochs(steps).tolist(), strict=True)):
+            size = next(iter(self.train.values()))[i].tokens.num_tokens
+            found[self.names[i]] = {"tokens": tokens, "epochs": round(epochs, 4), "source_tokens": size, "used_up_at_step": used_up.get(i)}
+        return found
+
+
+def _open_data(config: PretrainConfig, folders: Sequence[Path], vocabulary: Tokenizer, out: Path) -> TrainingData:
+    names = config.names or [f"tokens{i or ''}" for i in (0, *range(2, len(folders) + 1))][: len(folders)]
+    if len(names) != len(folders):
+        raise ConfigError(f"pretrain: names = {names} names {len(names)} sources, but {len(folders)} are connected to the input `tokens`")
+    phases = [(_batch_rows(stage), stage.sequence_tokens, stage) for stage in config.stages]
+    index = out / ".scratch" / "rows"
+    if dist.rank() != 0:
+        dist.barrier()  # rank 0 packs and hashes for all
+    opening = functools.partial(open_verified, tokenizer_sha256=vocabulary.sha256, index=index)
+    sets = [opening(folder, split="train") for folder in folders]
+    held_out = {
+        name: open_rows(found, row_tokens=config.sequence_tokens, index=index)
+        for name, folder in zip(names, folders, strict=True)
+        if (found := opening(folder, split="validation")).num_tokens
+    }
+    lengths = dict.fromkeys(row_tokens for _, row_tokens, _ in phases)
+    train = {row_tokens: [open_rows(tokens, row_tokens=row_tokens, index=index) for tokens in sets] for row_tokens in lengths}
+    if dist.rank() == 0:
+        dist.barrier()
+    weights = [[stage.mixture.get(name, 0.0) for name in names] if stage.mixture else [t.num_tokens for t in sets] for *_, stage in phases]
+    for i, (name, folder, tokens) in enumerate(zip(names, folders, sets, strict=True)):
+        if not tokens.num_tokens and (len(folders) == 1 or any(stage.mixture.get(name) for *_, stage in phases)):
+            raise DataError(f"{folder}: its train split has no tokens to train on (source {names[i]})")
+    if not all(any(row) for row in weights):
+        raise DataError(f"{', '.join(map(str, folders))}: no train split has tokens to train on")
+    plan = make_plan(
+        [
+            Phase(num_steps=max(1, round(stage.tokens / (rows * length))), batch_rows=rows, row_tokens=length, weights=weight)
+            for (rows, length, stage), weight in zip(phases, weights, strict=True)
+        ],
+        {length: [source.packed.num_rows for source in sources] for length, sources in train.items()},
+        seed=config.seed,
+        max_epochs=config.max_epochs,
+    )
+    return TrainingData(names=names, train=train, held_out=held_out, fingerprints=[t.manifest_sha256 for t in sets], plan=plan)
+
+
+def _batch_rows(stage: CurriculumStage) -> int:
+    batch_rows = stage.batch_tokens // stage.sequence_tokens
     if batch_rows < dist.world_size():
         raise ConfigError(
-            f"batch_tokens = {config.batch_tokens} holds {batch_rows} rows of sequence_tokens = {config.sequence_tokens}; "
+            f"batch_tokens = {stage.batch_tokens} holds {batch_rows} rows of sequence_tokens = {stage.sequence_tokens}; "
             f"{dist.world_size()} processes need at least a row each"
         )
     return batch_rows
@@ -155,17 +362,16 @@ def _batch_rows(config: PretrainConfig) -> int:
 def _make_model(config: PretrainConfig, vocabulary: Tokenizer, init: Path | None) -> Transformer:
     if init is None and config.lora.rank:
         raise ConfigError(f"lora.rank = {config.lora.rank}: there is no `init` whose weights the adapters could be added to")
+    longest = max(config.sequence_tokens, *(stage.sequence_tokens for stage in config.stages))
     if init is None:
-        return Transformer(
-            make_model_config(config.model, vocab_size=vocabulary.vocab_size, max_positions=config.sequence_tokens), seed=config.seed
-        )
+        return Transformer(make_model_config(config.model, vocab_size=vocabulary.vocab_size, max_positions=longest), seed=config.seed)
     model = load_model(init)
     if model.config.vocab_size < vocabulary.vocab_size:
         raise DataError(
             f"{init}: has {model.config.vocab_size} tokens; the tokenizer of this run has {vocabulary.vocab_size}. Use the model's own."
         )
-    if model.config.max_positions < config.sequence_tokens:
-        raise ConfigError(f"sequence_tokens = {config.sequence_tokens} is more than the {model.config.max_positions} positions of {init}")
+    if model.config.max_positions < longest:
+        raise ConfigError(f"sequence_tokens = {longest} is more than the {model.config.max_positions} positions of {init}")
     add_adapters(model, config.lora, seed=config.seed)
     return model
 
@@ -173,14 +379,16 @@ def _make_model(config: PretrainConfig, vocabulary: Tokenizer, init: Path | None
 def _metrics(training: Mapping[str, Any]) -> dict[str, Any]:
     last = training["validation"][-1] if training["validation"] else {}
     plain = {name: value for name, value in training.items() if isinstance(value, int | float)}
-    return {**plain, **{f"validation_{name}": last[name] for name in ("loss", "bits_per_byte") if name in last}}
+    held_out = {f"validation_{name}": value for name, value in last.items() if name.partition("/")[0] in ("loss", "bits_per_byte")}
+    by_source = {f"tokens/{name}": source["tokens"] for name, source in training["sources"].items()} if len(training["sources"]) > 1 else {}
+    return {**plain, **by_source, **held_out}
 
 
 STAGE = Stage(
     name="pretrain",
     config_type=PretrainConfig,
     run=pretrain,
-    inputs={"tokens": Slot("tokens"), "tokenizer": Slot("tokenizer"), "init": Slot("checkpoint", optional=True)},
+    inputs={"tokens": Slot("tokens", many=True), "tokenizer": Slot("tokenizer"), "init": Slot("checkpoint", optional=True)},
     output="checkpoint",
     version=2,
     spmd=True,

@@ -23,7 +23,7 @@ from bloomery.curate.ledger import ledger_table
 from bloomery.evaluate.scoring import document_bits
 from bloomery.model.huggingface import load_model
 from bloomery.model.transformer import Transformer
-from bloomery.tokens.shards import TokenSet
+from bloomery.tokens.shards import token_set
 from bloomery.tokens.tokenizer import Tokenizer, load_tokenizer
 
 
@@ -65,10 +65,7 @@ def score_file(config: ScoreDocumentsConfig, folder: Path, device: str, shard: S
 def _score(config: ScoreDocumentsConfig, model: Transformer, tokenizer: Tokenizer, table: pa.Table, *, device: str) -> np.ndarray:
     texts = [text or "" for text in table.column("text").to_pylist()]
     ids = [[tokenizer.bos_id, *row][: config.max_tokens] for row in tokenizer.encode_batch(texts)]
-    lengths = np.array([len(row) for row in ids], dtype=np.int64)
-    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
-    flat = np.array([token for row in ids for token in row], dtype=np.int64)
-    tokens = TokenSet(len(ids), len(flat), lengths, [flat], [offsets], np.zeros(1, np.int64))
+    tokens = token_set(ids)
     context_tokens = min(config.context_tokens, model.config.max_positions)
     scored = document_bits(model, tokens, tokenizer.token_bytes(), context_tokens=context_tokens, max_tokens=0, device=device)
     bits, num_bytes = np.array(scored.bits), np.array(scored.num_bytes)

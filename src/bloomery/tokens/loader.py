@@ -1,15 +1,15 @@
-"""Rows to batches: which rows a step sees, and their tensors. The one file of this room that knows torch.
+"""Rows to batches: the tensors of the rows that a step sees. The one file of this room that knows torch.
 
 Legend: B rows of the batch, T places of a row.
 
-Both answers are pure functions of (seed, step): a resumed run, or one with other micro-batches, sees the same rows in
+Which rows, is a pure function of (seed, step): a resumed run, or one with other micro-batches, sees the same rows in
 the same order. In a row, documents are numbered from 1 and positions start again at 0 with each piece of a document, so
 that attention can be kept inside a document.
 """
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 
 from bloomery.tokens.chat import Rendered
+from bloomery.tokens.kernels import lay_out, shuffled
 from bloomery.tokens.packing import PackedRows, pack_best_fit
+from bloomery.tokens.packing_index import open_packed
 from bloomery.tokens.shards import TokenSet
 
 
@@ -30,6 +32,8 @@ class Batch:
     weight_BT: Tensor
     document_BT: Tensor
     position_BT: Tensor
+    source_B: Tensor | None = None
+    """The number of the source that a row is from; None where that was not asked for."""
 
     @property
     def num_rows(self) -> int:
@@ -38,35 +42,39 @@ class Batch:
 
     def to(self, device: torch.device | str) -> "Batch":
         """The same batch on another device."""
-        return Batch(*(tensor.to(device, non_blocking=True) for tensor in self._tensors()))
+        source_B = None if self.source_B is None else self.source_B.to(device, non_blocking=True)
+        token, target, weight, document, position = (tensor.to(device, non_blocking=True) for tensor in self._tensors())
+        return Batch(token, target, weight, document, position, source_B)
 
     def split(self, num_parts: int) -> list["Batch"]:
         """The rows in `num_parts` runs of nearly equal size (fewer when there are fewer rows)."""
-        parts = zip(*(tensor.tensor_split(min(num_parts, self.num_rows)) for tensor in self._tensors()), strict=True)
-        return [Batch(*part) for part in parts]
+        count = min(num_parts, self.num_rows)
+        sources = [None] * count if self.source_B is None else self.source_B.tensor_split(count)
+        parts = zip(*(tensor.tensor_split(count) for tensor in self._tensors()), strict=True)
+        return [Batch(a, b, c, d, e, source_B) for (a, b, c, d, e), source_B in zip(parts, sources, strict=True)]
 
     def _tensors(self) -> tuple[Tensor, ...]:
         return (self.token_BT, self.target_BT, self.weight_BT, self.document_BT, self.position_BT)
 
 
-class Piece(NamedTuple):
-    """The inputs, targets and weights of one segment."""
+class Spans(NamedTuple):
+    """Tokens of several segments, end to end: ids (int64), whether each is trained (float32), and how many there are of each segment."""
 
-    token: np.ndarray
-    target: np.ndarray
-    weight: np.ndarray
+    ids: np.ndarray
+    mask: np.ndarray
+    num_read: np.ndarray
 
 
 class RowSource(Protocol):
-    """Packed rows, and the pieces of documents that they are made of."""
+    """Packed rows, and the documents that they are made of."""
 
     @property
     def packed(self) -> PackedRows:
         """The segments of each row."""
         ...
 
-    def piece(self, document: int, start: int, length: int) -> Piece:
-        """Places start .. start + length of a document. A place without a next token has target 0 and weight 0."""
+    def read(self, document: np.ndarray, start: np.ndarray, length: np.ndarray) -> Spans:
+        """Of each document the places start .. start + length, and the one after them where the document goes on: the last target."""
         ...
 
 
@@ -77,10 +85,10 @@ class TokenRows:
     tokens: TokenSet
     packed: PackedRows
 
-    def piece(self, document: int, start: int, length: int) -> Piece:
+    def read(self, document: np.ndarray, start: np.ndarray, length: np.ndarray) -> Spans:
         """See RowSource."""
-        ids = self.tokens.document(document)[start : start + length + 1]
-        return _piece(ids, np.ones(len(ids), dtype=np.float32), length)
+        ids, count = self.tokens.read(document, start, start + length + 1)
+        return Spans(ids, np.ones(len(ids), dtype=np.float32), count)
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,16 +102,22 @@ class ConversationRows:
     num_cut: int
     """Conversations longer than a row: they end at the row's end, and their last `<|end|>` is not trained."""
 
-    def piece(self, document: int, start: int, length: int) -> Piece:
+    def read(self, document: np.ndarray, start: np.ndarray, length: np.ndarray) -> Spans:
         """See RowSource."""
-        first = int(self.offset[document]) + start
-        part = slice(first, min(first + length + 1, int(self.offset[document + 1])))
-        return _piece(self.ids[part], self.loss_mask[part], length)
+        first = self.offset[document] + start
+        count = np.minimum(first + length + 1, self.offset[document + 1]) - first
+        place = np.repeat(first - (np.cumsum(count) - count), count) + np.arange(int(count.sum()))
+        return Spans(self.ids[place], self.loss_mask[place], count)
 
 
 def token_rows(tokens: TokenSet, *, row_tokens: int) -> TokenRows:
     """All documents of a token set, packed."""
     return TokenRows(tokens, pack_best_fit(tokens.lengths, row_tokens=row_tokens))
+
+
+def open_rows(tokens: TokenSet, *, row_tokens: int, index: Path) -> TokenRows:
+    """All documents of a token set, packed once into the folder `index`. See `packing_index.open_packed`."""
+    return TokenRows(tokens, open_packed(tokens, row_tokens=row_tokens, index=index))
 
 
 def conversation_rows(conversations: Sequence[Rendered], *, row_tokens: int) -> ConversationRows:
@@ -121,18 +135,29 @@ def conversation_rows(conversations: Sequence[Rendered], *, row_tokens: int) -> 
 
 def make_batch(source: RowSource, rows: Sequence[int] | np.ndarray) -> Batch:
     """The tensors of these rows of `source`, on the CPU."""
-    shape = (len(rows), source.packed.row_tokens)
+    return Batch(*_tensors([source], np.zeros(len(rows), dtype=np.int64), np.asarray(rows, dtype=np.int64)))
+
+
+def make_mixed_batch(sources: Sequence[RowSource], source: np.ndarray, row: np.ndarray) -> Batch:
+    """The tensors of row row[b] of source source[b] for each b, with `source_B`, on the CPU. All rows have one length."""
+    token, target, weight, document, position = _tensors(sources, source, row)
+    return Batch(token, target, weight, document, position, torch.from_numpy(np.asarray(source, dtype=np.int64)))
+
+
+def _tensors(sources: Sequence[RowSource], source: np.ndarray, row: np.ndarray) -> list[Tensor]:
+    row_tokens = sources[int(source[0]) if len(source) else 0].packed.row_tokens
+    shape = (len(row), row_tokens)
     token, target, document_number, position = (np.zeros(shape, dtype=np.int64) for _ in range(4))
     weight = np.zeros(shape, dtype=np.float32)
-    for b, row in enumerate(rows):
-        at = 0
-        for number, (document, start, length) in enumerate(source.packed.segments(int(row)), start=1):
-            piece, place = source.piece(document, start, length), slice(at, at + length)
-            token[b, place], target[b, place], weight[b, place] = piece
-            document_number[b, place] = number
-            position[b, place] = np.arange(length)
-            at += length
-    return Batch(*(torch.from_numpy(array) for array in (token, target, weight, document_number, position)))
+    for number in np.unique(source).tolist():
+        where = np.flatnonzero(source == number)
+        found = sources[number].packed.find(row[where])
+        spans = sources[number].read(found.document, found.start, found.length)
+        lay_out(
+            spans.ids, spans.mask, spans.num_read, found.length, where[found.row] * row_tokens + found.at, found.number,
+            token.reshape(-1), target.reshape(-1), weight.reshape(-1), document_number.reshape(-1), position.reshape(-1),
+        )  # fmt: skip
+    return [torch.from_numpy(array) for array in (token, target, weight, document_number, position)]
 
 
 def rows_of_step(step: int, *, num_rows: int, batch_rows: int, seed: int) -> np.ndarray:
@@ -142,37 +167,13 @@ def rows_of_step(step: int, *, num_rows: int, batch_rows: int, seed: int) -> np.
     """
     if num_rows < 1:
         raise ValueError("there are no rows to train on")
-    place = np.arange(step * batch_rows, (step + 1) * batch_rows, dtype=np.int64)
-    rows = np.empty(batch_rows, dtype=np.int64)
-    for epoch in range(int(place[0]) // num_rows, int(place[-1]) // num_rows + 1):
-        inside = place // num_rows == epoch
-        rows[inside] = row_order(num_rows, seed=seed, epoch=epoch)[place[inside] % num_rows]
-    return rows
+    return shuffled_rows(np.arange(step * batch_rows, (step + 1) * batch_rows, dtype=np.int64), num_rows=num_rows, seed=seed)
 
 
-@functools.lru_cache(maxsize=4)
-def row_order(num_rows: int, *, seed: int, epoch: int) -> np.ndarray:
-    """A permutation of 0..num_rows - 1, keyed by seed and epoch: rows sorted by a hash of (seed, epoch, row). Read-only.
+def shuffled_rows(place: np.ndarray, *, num_rows: int, seed: int) -> np.ndarray:
+    """The rows at these places of an endless stream of epochs, each in its own order. See `kernels.shuffled`.
 
-    A hash and not numpy's shuffle, whose stream may change between releases (NEP 19).
+    A keyed permutation and not numpy's shuffle: it needs no table, and numpy's stream may change between releases (NEP 19).
     """
-    key = _mix(_mix(np.array([seed % 2**64], dtype=np.uint64)) ^ np.uint64(epoch))
-    order = np.argsort(_mix(key ^ np.arange(num_rows, dtype=np.uint64)), kind="stable").astype(np.int64)
-    order.setflags(write=False)
-    return order
-
-
-def _mix(value: np.ndarray) -> np.ndarray:
-    # splitmix64's finalizer (Steele et al. 2014): one to one on 64 bits, so no two rows share a hash.
-    value = value + np.uint64(0x9E3779B97F4A7C15)
-    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.asarray(value ^ (value >> np.uint64(31)), dtype=np.uint64)
-
-
-def _piece(ids: np.ndarray, mask: np.ndarray, length: int) -> Piece:
-    # `ids` reaches one token beyond the piece, unless the document ends with it: then the last place has no target.
-    target, weight = np.zeros(length, dtype=np.int64), np.zeros(length, dtype=np.float32)
-    target[: len(ids) - 1] = ids[1:]
-    weight[: len(ids) - 1] = mask[1:]
-    return Piece(ids[:length].astype(np.int64), target, weight)
+    same = np.zeros(len(place), dtype=np.int64)
+    return np.asarray(shuffled(np.asarray(place, dtype=np.int64), same + num_rows, same, np.uint64(seed % 2**64)), dtype=np.int64)

@@ -7,18 +7,38 @@ process, from the token files: there is no buffer whose state a resumed run woul
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple  # Any: the shape parameter of numpy arrays
 
 import numpy as np
+
+from bloomery.tokens.kernels import best_fit_rows, cut_documents, group_by_row, longest_first
+
+
+class Segments(NamedTuple):
+    """Segments of some rows, int64 [N] each: tokens start .. start + length of `document`.
+
+    `row` is the place in the list of rows that was asked for, `at` the segment's first place in that row, `number` its
+    number in the row, from 1.
+    """
+
+    document: np.ndarray
+    start: np.ndarray
+    length: np.ndarray
+    row: np.ndarray
+    at: np.ndarray
+    number: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
 class PackedRows:
     """Segments in the order of rows: segment s is tokens start[s] .. start[s] + length[s] of document[s].
 
-    Row r holds the segments row_offset[r] .. row_offset[r + 1]. All arrays are int64.
+    Row r holds the segments row_offset[r] .. row_offset[r + 1]. All arrays are of whole numbers, and may lie in files.
     """
 
     row_tokens: int
+    num_tokens: int
+    """Tokens in all rows, padding not counted."""
     row_offset: np.ndarray
     document: np.ndarray
     start: np.ndarray
@@ -30,11 +50,6 @@ class PackedRows:
         return len(self.row_offset) - 1
 
     @property
-    def num_tokens(self) -> int:
-        """Tokens in all rows, padding not counted."""
-        return int(self.length.sum())
-
-    @property
     def padding_fraction(self) -> float:
         """The share of all places that holds no token."""
         return 1.0 - self.num_tokens / (self.num_rows * self.row_tokens) if self.num_rows else 0.0
@@ -43,6 +58,19 @@ class PackedRows:
         """(document, start, length) of each segment of `row`."""
         part = slice(self.row_offset[row], self.row_offset[row + 1])
         return list(zip(self.document[part].tolist(), self.start[part].tolist(), self.length[part].tolist(), strict=True))
+
+    def find(self, rows: Sequence[int] | np.ndarray) -> Segments:
+        """The segments of many rows, row after row."""
+        asked = np.asarray(rows, dtype=np.int64)
+        first, count = self.row_offset[asked].astype(np.int64), (self.row_offset[asked + 1] - self.row_offset[asked]).astype(np.int64)
+        before = np.cumsum(count) - count
+        row = np.repeat(np.arange(len(asked), dtype=np.int64), count)
+        inside = np.arange(len(row), dtype=np.int64) - before[row]
+        index = first[row] + inside
+        length = self.length[index].astype(np.int64)
+        ahead = np.cumsum(length) - length
+        at = ahead - ahead[before[row]]
+        return Segments(self.document[index].astype(np.int64), self.start[index].astype(np.int64), length, row, at, inside + 1)
 
 
 def pack_best_fit(lengths: np.ndarray | Sequence[int], *, row_tokens: int) -> PackedRows:
@@ -56,43 +84,19 @@ def pack_best_fit(lengths: np.ndarray | Sequence[int], *, row_tokens: int) -> Pa
     """
     if row_tokens < 1:
         raise ValueError(f"row_tokens = {row_tokens} must be at least 1")
-    length_of = np.asarray(lengths, dtype=np.int64)
-    document, start, length = _cut(length_of, row_tokens)
-    # Longest first; stable, so that documents of one length keep their order and equal inputs give equal rows.
-    order = np.argsort(-length, kind="stable")
-    row = np.empty(len(order), dtype=np.int64)
-    row[order] = _assign_rows(length[order].tolist(), row_tokens)
-    by_row = order[np.argsort(row[order], kind="stable")]
-    num_rows = int(row.max()) + 1 if len(row) else 0
-    row_offset = np.concatenate([[0], np.cumsum(np.bincount(row, minlength=num_rows))]).astype(np.int64)
-    return PackedRows(row_tokens, row_offset, document[by_row], start[by_row], length[by_row])
+    length_of = np.ascontiguousarray(lengths, dtype=np.int64)
+    num_pieces = int((-(-length_of // row_tokens)).sum())
+    document = np.empty(num_pieces, dtype=smallest_type(len(length_of)))
+    start = np.empty(num_pieces, dtype=smallest_type(int(length_of.max(initial=0))))
+    length = np.empty(num_pieces, dtype=smallest_type(row_tokens))
+    cut_documents(length_of, row_tokens, document, start, length)
+    order = longest_first(length, row_tokens)
+    row_of, num_rows = best_fit_rows(length, order, row_tokens)
+    row_offset = np.zeros(num_rows + 1, dtype=np.int64)
+    by_row = group_by_row(row_of, order, row_offset)
+    return PackedRows(row_tokens, int(length_of.sum()), row_offset, document[by_row], start[by_row], length[by_row])
 
 
-def _cut(length_of: np.ndarray, row_tokens: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    pieces = -(-length_of // row_tokens)
-    document = np.repeat(np.arange(len(length_of), dtype=np.int64), pieces)
-    first = np.cumsum(pieces) - pieces
-    start = (np.arange(len(document), dtype=np.int64) - np.repeat(first, pieces)) * row_tokens
-    return document, start, np.minimum(length_of[document] - start, row_tokens)
-
-
-def _assign_rows(lengths: list[int], row_tokens: int) -> list[int]:
-    rooms: list[list[int]] = [[] for _ in range(row_tokens + 1)]  # rooms[r] = the rows with r places left
-    occupied = 0  # bit r is set while rooms[r] is not empty: the tightest fit is then one shift away, not a scan
-    rows: list[int] = []
-    num_rows = 0
-    for length in lengths:
-        fitting = occupied >> length
-        if fitting:
-            room = length + (fitting & -fitting).bit_length() - 1
-            row = rooms[room].pop()
-            if not rooms[room]:
-                occupied ^= 1 << room
-        else:
-            room, row, num_rows = row_tokens, num_rows, num_rows + 1
-        rows.append(row)
-        left = room - length
-        if left:
-            rooms[left].append(row)
-            occupied |= 1 << left
-    return rows
+def smallest_type(largest: int) -> np.dtype[Any]:
+    """int32 where it holds `largest`, else int64: an index of billions of tokens is half as large."""
+    return np.dtype(np.int32) if largest < 2**31 else np.dtype(np.int64)

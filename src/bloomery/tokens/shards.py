@@ -8,10 +8,12 @@ A document is `<|bos|>` + its ids + `<|end|>`. Files are memory-mapped: any docu
 may be larger than memory.
 """
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import functools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal  # Any: the values of a JSON document
+from typing import IO, Any, Literal  # Any: the values of a JSON document
 
 import numpy as np
 
@@ -25,14 +27,23 @@ FORMAT = 1
 
 @dataclass(frozen=True, eq=False)
 class TokenSet:
-    """The documents of one split; make one with `open_tokens`. `lengths` is int64 [num_documents], in tokens."""
+    """The documents of one split; make one with `open_tokens`."""
 
+    split: Split
     num_documents: int
     num_tokens: int
-    lengths: np.ndarray
+    manifest_sha256: str
+    """Of the manifest.json, which holds the hashes of all files: it says what the ids are."""
+    stamps: dict[str, list[int]]
+    """Size and time of change (ns) of each file when it was opened, by its path in the split's folder."""
     _ids_of_shard: list[np.ndarray]
     _offsets_of_shard: list[np.ndarray]
     _first_document: np.ndarray
+
+    @functools.cached_property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each document, int64 [num_documents]."""
+        return np.concatenate([np.diff(offset) for offset in self._offsets_of_shard] or [np.zeros(0, dtype=np.int64)]).astype(np.int64)
 
     def document(self, index: int) -> np.ndarray:
         """The ids of document `index`, a read-only view of the file. Raises IndexError outside 0..num_documents - 1."""
@@ -43,20 +54,62 @@ class TokenSet:
         inside = index - int(self._first_document[shard])
         return self._ids_of_shard[shard][offset[inside] : offset[inside + 1]]
 
+    def read(self, document: np.ndarray, start: np.ndarray, stop: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens start .. stop of each of these documents, end to end, int64, and how many came of each: a document may end earlier."""
+        shards = np.searchsorted(self._first_document, document, side="right") - 1
+        parts = []
+        for shard, inside, first, last in zip(
+            shards.tolist(), (document - self._first_document[shards]).tolist(), start.tolist(), stop.tolist(), strict=True
+        ):
+            offset = self._offsets_of_shard[shard]
+            begin = int(offset[inside])
+            parts.append(self._ids_of_shard[shard][begin + first : min(begin + last, int(offset[inside + 1]))])
+        if not parts:
+            return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+        return np.concatenate(parts, dtype=np.int64), np.array([len(part) for part in parts], dtype=np.int64)
+
+
+def token_set(documents: Sequence[Sequence[int]]) -> TokenSet:
+    """Documents in memory, each the ids of one, as if they had been opened."""
+    offset = np.cumsum([0, *(len(ids) for ids in documents)], dtype=np.int64)
+    ids = np.array([i for document in documents for i in document], dtype=np.int64)
+    return TokenSet("train", len(documents), len(ids), "", {}, [ids], [offset], np.zeros(1, dtype=np.int64))
+
 
 def token_dtype(vocab_size: int) -> np.dtype[Any]:
     """The type of an id on disk: little-endian, two bytes while they suffice."""
     return np.dtype("<u2") if vocab_size < 65_536 else np.dtype("<u4")
 
 
-def write_shard(stem: Path, documents: Sequence[Sequence[int] | np.ndarray[Any, Any]], *, vocab_size: int) -> None:
-    """Writes `stem`.idx, then `stem`.bin: where the .bin is, the shard is whole."""
-    lengths = np.array([len(ids) for ids in documents], dtype="<i8")
-    with write_atomically(stem.with_suffix(".idx")) as temporary:
-        np.concatenate([np.zeros(1, dtype="<i8"), np.cumsum(lengths)]).astype("<i8").tofile(temporary)
-    with write_atomically(stem.with_suffix(".bin")) as temporary, temporary.open("wb") as file:
+class ShardWriter:
+    """Documents on their way into a shard; see `open_shard`."""
+
+    def __init__(self, file: IO[bytes], dtype: np.dtype[Any]) -> None:
+        self._file, self._dtype = file, dtype
+        self.lengths: list[np.ndarray] = []
+
+    def append(self, documents: Sequence[Sequence[int] | np.ndarray[Any, Any]]) -> None:
+        """Adds documents, each the ids of one."""
+        self.lengths.append(np.array([len(ids) for ids in documents], dtype=np.int64))
         for ids in documents:
-            file.write(np.asarray(ids, dtype=token_dtype(vocab_size)).tobytes())
+            self._file.write(np.asarray(ids, dtype=self._dtype).tobytes())
+
+
+@contextlib.contextmanager
+def open_shard(stem: Path, *, vocab_size: int) -> Iterator[ShardWriter]:
+    """A shard to append documents to. At the end `stem`.idx, then `stem`.bin get their names: where the .bin is, the shard is whole."""
+    with write_atomically(stem.with_suffix(".bin")) as temporary:
+        with temporary.open("wb") as file:
+            writer = ShardWriter(file, token_dtype(vocab_size))
+            yield writer
+        with write_atomically(stem.with_suffix(".idx")) as index:
+            np.cumsum(np.concatenate([np.zeros(1, dtype=np.int64), *writer.lengths])).astype("<i8").tofile(index)
+
+
+def write_shard(stem: Path, documents: Sequence[Sequence[int] | np.ndarray[Any, Any]], *, vocab_size: int) -> None:
+    """Writes a shard of these documents."""
+    with open_shard(stem, vocab_size=vocab_size) as writer:
+        writer.append(documents)
 
 
 def write_manifest(folder: Path, *, tokenizer_sha256: str, vocab_size: int, text_bytes: Mapping[Split, Sequence[int]]) -> dict[str, Any]:
@@ -83,11 +136,14 @@ def write_manifest(folder: Path, *, tokenizer_sha256: str, vocab_size: int, text
     return manifest
 
 
-def open_tokens(folder: Path, *, split: Split, tokenizer_sha256: str | None = None, check_hashes: bool = True) -> TokenSet:
+def open_tokens(
+    folder: Path, *, split: Split, tokenizer_sha256: str | None = None, verified: Mapping[str, Sequence[int]] | None = None
+) -> TokenSet:
     """The documents of one split of a tokens artifact; a split may be empty.
 
-    Sizes and offsets are always checked, contents by sha256 unless `check_hashes` is false (about a second a gigabyte).
-    Raises DataError naming the file for whatever does not agree with the manifest, and if the ids are another tokenizer's.
+    Sizes are always checked; offsets and contents, by sha256 (about a second a gigabyte), of every file whose size and time
+    of change are not those in `verified`, the `stamps` of a set that was opened before. Raises DataError naming the file
+    for whatever does not agree with the manifest, and if the ids are another tokenizer's.
     """
     manifest = read_json(folder / "manifest.json")
     if manifest.get("format") != FORMAT:
@@ -99,25 +155,37 @@ def open_tokens(folder: Path, *, split: Split, tokenizer_sha256: str | None = No
             "Tokenize the documents again with the tokenizer of this run."
         )
     dtype = np.dtype(manifest["dtype"]).newbyteorder("<")
-    ids, offsets = [], []
+    ids: list[np.ndarray] = []
+    offsets: list[np.ndarray] = []
+    stamps: dict[str, list[int]] = {}
     for shard in manifest["splits"][split]["shards"]:
         stem = folder / split / shard["name"]
+        known = True
         for name, record in shard["files"].items():
-            _check_file(stem.with_name(name), record, check_hashes)
+            stamps[name] = _check_size(stem.with_name(name), record)
+            if verified is None or stamps[name] != list(verified.get(name, ())):
+                known = False
+                _check_hash(stem.with_name(name), record)
         ids.append(_map_file(stem.with_suffix(".bin"), dtype))
         offsets.append(_map_file(stem.with_suffix(".idx"), np.dtype("<i8")))
-        _check_offsets(stem, offsets[-1], len(ids[-1]))
-    lengths = np.concatenate([np.diff(offset) for offset in offsets] or [np.zeros(0, dtype=np.int64)]).astype(np.int64)
-    first = np.cumsum([0, *(len(offset) - 1 for offset in offsets)])[:-1]
-    return TokenSet(len(lengths), int(lengths.sum()), lengths, ids, offsets, first)
+        if not known:
+            _check_offsets(stem, offsets[-1], len(ids[-1]))
+    first = np.cumsum([0, *(len(offset) - 1 for offset in offsets)])
+    num_tokens = sum(len(part) for part in ids)
+    return TokenSet(split, int(first[-1]), num_tokens, sha256_file(folder / "manifest.json"), stamps, ids, offsets, first[:-1])
 
 
-def _check_file(path: Path, record: Mapping[str, Any], check_hashes: bool) -> None:
+def _check_size(path: Path, record: Mapping[str, Any]) -> list[int]:
     if not path.is_file():
         raise DataError(f"{path}: missing, though manifest.json names it. Make the tokens again: --rebuild the tokenize stage.")
-    if path.stat().st_size != record["bytes"]:
-        raise DataError(f"{path}: {path.stat().st_size} bytes long, but manifest.json says {record['bytes']}: the file is damaged")
-    if check_hashes and sha256_file(path) != record["sha256"]:
+    status = path.stat()
+    if status.st_size != record["bytes"]:
+        raise DataError(f"{path}: {status.st_size} bytes long, but manifest.json says {record['bytes']}: the file is damaged")
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _check_hash(path: Path, record: Mapping[str, Any]) -> None:
+    if sha256_file(path) != record["sha256"]:
         raise DataError(f"{path}: its sha256 is not the one in manifest.json ({record['sha256'][:16]}...): the file is damaged")
 
 
@@ -129,4 +197,5 @@ def _check_offsets(stem: Path, offset: np.ndarray, num_tokens: int) -> None:
 def _map_file(path: Path, dtype: np.dtype[Any]) -> np.ndarray:
     if path.stat().st_size == 0:  # an empty file cannot be mapped
         return np.zeros(0, dtype=dtype)
-    return np.memmap(path, dtype=dtype, mode="r")
+    # A plain view: each slice of a memmap makes another memmap, which takes ten times as long.
+    return np.memmap(path, dtype=dtype, mode="r").view(np.ndarray)

@@ -89,6 +89,8 @@ class Run(Generic[B]):
     """Steps of the data with which something else begins (another mixture, length or batch), so that losses before say nothing."""
     learning_rate_factor: Callable[[int], float] | None = None
     """What full learning rates are multiplied by at each step; None = by the schedule of the config."""
+    count_data: Callable[[int], Mapping[str, int]] | None = None
+    """Counts of the data that were read before a step of the data, by their names in the log."""
     validate: Callable[[Transformer], Mapping[str, float]] | None = None
     """Numbers of the model on held-out data, by their short names ("loss", "bits_per_byte"); called on every process."""
     num_validations: int = 0
@@ -160,9 +162,14 @@ def final_loss(state: TrainState) -> float:
 def _learning_rate_factor(step: int, run: Run[B], config: TrainingConfig) -> float:
     if run.learning_rate_factor is not None:
         return run.learning_rate_factor(step)
+    return schedule_factor(step, run.num_steps, config)
+
+
+def schedule_factor(step: int, num_steps: int, config: TrainingConfig) -> float:
+    """What full learning rates are multiplied by at `step` (from 0) where one schedule goes over all steps."""
     return learning_rate_factor(
         step,
-        num_steps=run.num_steps,
+        num_steps=num_steps,
         warmup_fraction=config.warmup_fraction,
         decay=config.decay,
         decay_fraction=config.decay_fraction,
@@ -183,12 +190,27 @@ def _step(state: TrainState, run: Run[B], config: TrainingConfig) -> tuple[StepR
     report = train_step(state, batches, run.objective, max_gradient_norm=config.max_gradient_norm, spike_sigmas=config.spike_sigmas)
     seconds = time.perf_counter() - started
     numbers = {"loss": report.loss, "learning_rate": factor * config.learning_rate, "gradient_norm": report.gradient_norm}
-    numbers |= {**report.metrics, "tokens_per_second": round(report.tokens / seconds, 1), "skipped": state.skipped}
+    numbers |= {**group_means(report.metrics), "tokens_per_second": round(report.tokens / seconds, 1), "skipped": state.skipped}
     numbers |= {"data_fraction": round((loaded - started) / seconds, 5), **_use_of_machine(state.model, batches, report, seconds)}
     if state.model.compute_dtype == torch.float16:
         numbers["loss_scale"] = state.loss_scale
     # JSON has no NaN: the row of a step that was skipped leaves out what was not a number.
-    return report, {f"train/{name}": value for name, value in numbers.items() if math.isfinite(value)}
+    row = {f"train/{name}": value for name, value in numbers.items() if math.isfinite(value)}
+    return report, row | (run.count_data(state.data_step) if run.count_data is not None else {})
+
+
+def group_means(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Metrics as they are logged: `loss/GROUP` over the group's own `weight/GROUP`, left out where a batch has none of it.
+
+    >>> group_means({"nll": 2.0, "loss/web": 1.5, "weight/web": 0.5, "loss/code": 0.0, "weight/code": 0.0})
+    {'nll': 2.0, 'loss/web': 3.0, 'weight/web': 0.5, 'weight/code': 0.0}
+    """
+    found = {}
+    for name, value in metrics.items():
+        weight = metrics.get(f"weight/{name.removeprefix('loss/')}", 1.0) if name.startswith("loss/") else 1.0
+        if weight > 0:
+            found[name] = value / weight
+    return found
 
 
 def _use_of_machine(model: Transformer, batches: Sequence[B], report: StepReport, seconds: float) -> dict[str, float]:

@@ -3,8 +3,40 @@
 import math
 from typing import Literal
 
+from pydantic import Field, PositiveFloat
+
+from bloomery.core.config import Config
+
 Decay = Literal["wsd", "linear", "cosine", "inverse_sqrt", "constant"]
 DecayShape = Literal["linear", "sqrt", "cosine"]
+
+
+class ScheduleSegment(Config):
+    """The learning rate over one stage of a curriculum, from its first step to its last; fractions are of its steps."""
+
+    learning_rate_factor: PositiveFloat = 1.0
+    """The highest rate of the stage, as a multiple of the run's."""
+    warmup_fraction: float = Field(default=0.0, ge=0, le=1)
+    decay: Decay = "constant"
+    decay_fraction: float = Field(default=0.4, ge=0, le=1)
+    """The share of the steps over which "wsd" falls."""
+    decay_shape: DecayShape = "linear"
+    final_fraction: float = Field(default=0.05, ge=0, le=1)
+    """The rate at the end of the stage, as a share of its highest."""
+
+
+def segment_factor(step: int, segment: ScheduleSegment, *, num_steps: int) -> float:
+    """What full learning rates are multiplied by at `step` (from 0) of a stage of `num_steps` steps."""
+    within = learning_rate_factor(
+        step,
+        num_steps=num_steps,
+        warmup_fraction=segment.warmup_fraction,
+        decay=segment.decay,
+        decay_fraction=segment.decay_fraction,
+        final_fraction=segment.final_fraction,
+        shape=segment.decay_shape,
+    )
+    return segment.learning_rate_factor * within
 
 
 def learning_rate_factor(

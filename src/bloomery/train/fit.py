@@ -196,7 +196,7 @@ def _step(state: TrainState, run: Run[B], config: TrainingConfig) -> tuple[StepR
         numbers["loss_scale"] = state.loss_scale
     # JSON has no NaN: the row of a step that was skipped leaves out what was not a number.
     row = {f"train/{name}": value for name, value in numbers.items() if math.isfinite(value)}
-    return report, row | (run.count_data(state.data_step) if run.count_data is not None else {})
+    return report, {**row, **(run.count_data(state.data_step) if run.count_data is not None else {})}
 
 
 def group_means(metrics: Mapping[str, float]) -> dict[str, float]:

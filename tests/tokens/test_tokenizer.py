@@ -173,17 +173,17 @@ def test_a_folder_without_a_tokenizer_is_named(tmp_path: Path) -> None:
         load_tokenizer(tmp_path)
 
 
-def test_a_tokenizer_without_our_specials_is_refused(folder: Path, tmp_path: Path) -> None:
+def test_a_tokenizer_that_names_no_end_is_refused(folder: Path, tmp_path: Path) -> None:
     data = json.loads((folder / "tokenizer.json").read_text())
-    data["added_tokens"] = [token for token in data["added_tokens"] if token["content"] != "<|user|>"]
+    data["added_tokens"] = [token for token in data["added_tokens"] if token["content"] != "<|end|>"]
     (tmp_path / "tokenizer.json").write_text(json.dumps(data))
-    with pytest.raises(DataError, match=r"<\|user\|>"):
+    with pytest.raises(DataError, match="nothing says which token ends a text"):
         load_tokenizer(tmp_path)
 
 
 def test_a_tokenizer_of_another_kind_is_refused(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text(json.dumps({"model": {"type": "WordPiece", "vocab": {}}, "added_tokens": []}))
-    with pytest.raises(DataError, match="expected a byte-level BPE"):
+    with pytest.raises(DataError, match="its model is WordPiece; expected BPE"):
         load_tokenizer(tmp_path)
 
 

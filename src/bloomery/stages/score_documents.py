@@ -64,7 +64,7 @@ def score_file(config: ScoreDocumentsConfig, folder: Path, device: str, shard: S
 
 def _score(config: ScoreDocumentsConfig, model: Transformer, tokenizer: Tokenizer, table: pa.Table, *, device: str) -> np.ndarray:
     texts = [text or "" for text in table.column("text").to_pylist()]
-    ids = [[tokenizer.bos_id, *row][: config.max_tokens] for row in tokenizer.encode_batch(texts)]
+    ids = [[*tokenizer.begin, *row][: config.max_tokens] for row in tokenizer.encode_batch(texts)]
     tokens = token_set(ids)
     context_tokens = min(config.context_tokens, model.config.max_positions)
     scored = document_bits(model, tokens, tokenizer.token_bytes(), context_tokens=context_tokens, max_tokens=0, device=device)

@@ -110,7 +110,7 @@ def _tokenize_file(task: _Task) -> None:
         splits = [only or _split_of(name, task.validation_fraction) for name in table.column("id").to_pylist()]
         lengths = []
         for split, text in zip(splits, table.column("text").to_pylist(), strict=True):
-            ids = np.array([tokenizer.bos_id, *tokenizer.encode(text), tokenizer.end_id], dtype=dtype)
+            ids = np.array([*tokenizer.begin, *tokenizer.encode(text), tokenizer.end_id], dtype=dtype)
             ids_of_split[split].append(ids)
             lengths.append(len(ids))
         for split in task.shard_of_split:

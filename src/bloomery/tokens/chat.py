@@ -46,7 +46,10 @@ def render(tokenizer: Tokenizer, messages: Sequence[Message], *, add_generation_
     problem = find_problem(list(messages))
     if problem:
         raise DataError(f"a conversation cannot be rendered: {problem}")
-    ids, loss_mask = [tokenizer.bos_id], [False]
+    unknown = [mark for role in ("system", "user", "assistant") if (mark := f"<|{role}|>") not in tokenizer.special_ids]
+    if unknown:
+        raise DataError(f"the tokenizer has no {', '.join(unknown)}: conversations are rendered with those that train_tokenizer makes")
+    ids, loss_mask = list(tokenizer.begin), [False] * len(tokenizer.begin)
     for message in messages:
         content = [*tokenizer.encode(message["content"]), tokenizer.end_id]
         trained = message["role"] == "assistant" and message.get("loss", True)

@@ -1,8 +1,9 @@
-"""Text to token ids and back: a byte-level BPE tokenizer read from a standard `tokenizer.json`.
+"""Text to token ids and back: a BPE tokenizer read from a standard `tokenizer.json`.
 
-The file is the one that `transformers`, vLLM and llama.cpp read; here its merges run in tiktoken, which is the fastest
-reader of the three and gives the same ids. Text is data: a document that spells out `<|end|>` is encoded as those
-seven characters, and only this code's callers put special ids into a sequence.
+The file is the one that `transformers`, vLLM and llama.cpp read; the merges of our own run in tiktoken, which is the
+fastest reader of the three and gives the same ids (see foreign.py for the tokenizers of others). Text is data: a
+document that spells out `<|end|>` is encoded as those seven characters, and only this code's callers put special ids
+into a sequence.
 """
 
 import codecs
@@ -17,6 +18,7 @@ import tiktoken
 
 from bloomery.core.errors import DataError
 from bloomery.core.files import read_json, sha256_file
+from bloomery.tokens.foreign import LibraryEncoding, Roles, bytes_of_token, find_misfit, read_roles
 
 SPECIAL_TOKENS = ("<|bos|>", "<|end|>", "<|pad|>", "<|system|>", "<|user|>", "<|assistant|>")
 """In the order of their ids. `<|end|>` ends documents and turns (eos); padding has an id of its own, so that a mask of
@@ -34,13 +36,19 @@ class Tokenizer:
     """A loaded tokenizer; make one with `load_tokenizer`. `sha256` is that of its tokenizer.json."""
 
     vocab_size: int
-    bos_id: int
+    bos_id: int | None
+    """None: nothing begins a text, as in Qwen's."""
     end_id: int
     pad_id: int
     special_ids: dict[str, int]
     sha256: str
-    _encoding: tiktoken.Encoding
+    _encoding: tiktoken.Encoding | LibraryEncoding
     _bytes_of_id: list[bytes]
+
+    @property
+    def begin(self) -> list[int]:
+        """What comes before the ids of a text: the id that begins one, or nothing."""
+        return [] if self.bos_id is None else [self.bos_id]
 
     def encode(self, text: str) -> list[int]:
         """The ids of `text`. What looks like a special token in it is plain text; a lone surrogate becomes U+FFFD."""
@@ -86,39 +94,43 @@ class Tokenizer:
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer in `folder` (a tokenizer artifact or a checkpoint).
+    """The tokenizer in `folder` (a tokenizer artifact or a checkpoint, anybody's).
 
-    Raises DataError if there is no tokenizer.json, if it is not a byte-level BPE with a Split pattern (as Llama-3's,
-    Qwen's and ours are), or if it lacks one of SPECIAL_TOKENS.
+    Raises DataError if there is no tokenizer.json, if it is no BPE that can spell every text, or if nothing says which
+    token ends one.
     """
     path = folder / "tokenizer.json"
-    data = read_json(path)
+    data, sha256 = read_json(path), sha256_file(path)
+    if misfit := find_misfit(data):
+        raise DataError(f"{path}: {misfit}")
     try:
-        vocab: dict[str, int] = data["model"]["vocab"]
-        pattern: str = next(p["pattern"]["Regex"] for p in data["pre_tokenizer"]["pretokenizers"] if p["type"] == "Split")
         added: dict[str, int] = {token["content"]: token["id"] for token in data["added_tokens"]}
-        byte_of = {character: byte for byte, character in enumerate(byte_characters())}
-        ranks = {bytes(byte_of[c] for c in token): i for token, i in vocab.items() if token not in added}
+        vocab: dict[str, int] = {token: i for token, i in data["model"]["vocab"].items() if token not in added}
+        bytes_of = bytes_of_token(data, vocab, {character: byte for byte, character in enumerate(byte_characters())})
+        encoding: tiktoken.Encoding | LibraryEncoding
+        if all(token in added for token in SPECIAL_TOKENS):
+            roles = Roles(*(added[token] for token in SPECIAL_TOKENS[:3]))
+            pattern: str = next(p["pattern"]["Regex"] for p in data["pre_tokenizer"]["pretokenizers"] if p["type"] == "Split")
+            ranks = {bytes_of[token]: i for token, i in vocab.items()}
+            encoding = tiktoken.Encoding(sha256, pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
+        else:
+            roles, encoding = read_roles(folder, data, added), LibraryEncoding(data)
     except (KeyError, TypeError, StopIteration) as error:
-        raise DataError(f"{path}: expected a byte-level BPE tokenizer with a Split pattern, but {error!r} is missing in it") from error
-    missing = [token for token in SPECIAL_TOKENS if token not in added]
-    if missing:
-        raise DataError(f"{path}: lacks the special tokens {', '.join(missing)}. Make one with the stage train_tokenizer.")
-    vocab_size = len(ranks) + len(added)
+        raise DataError(f"{path}: expected a BPE tokenizer as `tokenizers` writes it, but {error!r} is missing in it") from error
+    vocab_size = len(vocab) + len(added)
     bytes_of_id = [b""] * vocab_size
-    for token, i in [*ranks.items(), *((token.encode(), i) for token, i in added.items())]:
+    for token, i in [*((bytes_of[token], i) for token, i in vocab.items()), *((token.encode(), i) for token, i in added.items())]:
         if not 0 <= i < vocab_size or bytes_of_id[i]:
             raise DataError(f"{path}: id {i} of {token!r} is used twice or lies outside 0..{vocab_size - 1}; expected ids without gaps")
         bytes_of_id[i] = token
-    sha256 = sha256_file(path)
     return Tokenizer(
         vocab_size=vocab_size,
-        bos_id=added["<|bos|>"],
-        end_id=added["<|end|>"],
-        pad_id=added["<|pad|>"],
+        bos_id=roles.bos_id,
+        end_id=roles.end_id,
+        pad_id=roles.pad_id,
         special_ids=added,
         sha256=sha256,
-        _encoding=tiktoken.Encoding(sha256, pat_str=pattern, mergeable_ranks=ranks, special_tokens={}),
+        _encoding=encoding,
         _bytes_of_id=bytes_of_id,
     )
 

@@ -39,7 +39,7 @@ def question(row: Mapping[str, Any]) -> str:
 def skill_prompt(row: Mapping[str, Any], tokenizer: Tokenizer, prompt_format: PromptFormat) -> list[int]:
     """Token ids that end where the answer begins."""
     if prompt_format == "plain":
-        return [tokenizer.bos_id, *tokenizer.encode(PLAIN_PROMPT.format(question=question(row)))]
+        return [*tokenizer.begin, *tokenizer.encode(PLAIN_PROMPT.format(question=question(row)))]
     messages = row["messages"][:-1] if row["messages"][-1]["role"] == "assistant" else row["messages"]
     return render(tokenizer, messages, add_generation_prompt=True).ids
 

@@ -14,4 +14,10 @@ def test_a_shipped_recipe_has_no_mistakes(name):
 
 
 def test_all_shipped_recipes_are_tested_above():
-    assert {"quickstart", "smoke", "web"} <= set(shipped_recipes())
+    assert {"quickstart", "smoke", "web", "continue"} <= set(shipped_recipes())
+
+
+def test_the_recipe_of_continued_pretraining_starts_from_a_checkpoint_and_its_tokenizer():
+    recipe = load_recipe(find_recipe("continue"))
+    assert recipe.name == "continue" and recipe.nodes["start"].inputs == {"model": ("file:checkpoint",)}
+    assert recipe.nodes["base"].inputs["init"] == recipe.nodes["tokens"].inputs["tokenizer"] == ("start",)

@@ -30,6 +30,11 @@ class Slot:
     optional: bool = False
 
 
+def fits(kind: str, slot: Slot) -> bool:
+    """Whether an artifact of this kind can fill the slot. A checkpoint has its tokenizer with it."""
+    return kind == slot.kind or (kind == "checkpoint" and slot.kind == "tokenizer")
+
+
 class Cluster(Config):
     """Where data stages find their workers: never part of what is made. The `[cluster]` table of a recipe."""
 

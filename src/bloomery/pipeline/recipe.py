@@ -23,7 +23,7 @@ from typing import Any  # Any: the values of a TOML document before they are val
 
 from bloomery.core.config import Config, check_config, suggest
 from bloomery.core.errors import ConfigError
-from bloomery.core.stage import Cluster, Launch, Slot, Stage
+from bloomery.core.stage import Cluster, Launch, Slot, Stage, fits
 from bloomery.pipeline.places import Places
 from bloomery.pipeline.sources import PREFIX
 from bloomery.stages.catalog import load_stage
@@ -256,7 +256,7 @@ class _Reader:
         if source not in ids:
             hint = suggest(source, [other for other in ids if other != node_id])
             self._report(where, f'{node_id}.inputs.{slot_name}: there is no stage with the id "{source}"; {hint} (files: "file:PATH")')
-        elif source in self._wired and (made := self._wired[source][0]).output != slot.kind:
+        elif source in self._wired and not fits((made := self._wired[source][0]).output, slot):
             self._report(where, f"{node_id}.inputs.{slot_name}: needs {slot.kind}, but {source} ({made.name}) makes {made.output}")
 
 

@@ -20,7 +20,7 @@ from bloomery.core.errors import BloomeryError, ConfigError, DataError
 from bloomery.core.files import SIDE_FOLDERS, read_json, sha256_file, write_json
 from bloomery.core.fingerprint import canonical_json
 from bloomery.core.remote import as_path, list_remote, remote_url
-from bloomery.core.stage import Slot
+from bloomery.core.stage import Slot, fits
 
 PREFIX = "file:"
 
@@ -69,7 +69,7 @@ def find_source(pattern: str, slot: Slot, hashes: FileHashes) -> Source:
     path = Path(pattern).expanduser()
     if (path / RECORD).is_file():
         artifact = read_artifact(path)
-        if artifact.kind != slot.kind:
+        if not fits(artifact.kind, slot):
             raise ConfigError(f"{path}: holds {artifact.kind}; expected {slot.kind}")
         return Source((path,), artifact.fingerprint)
     if path.is_dir():

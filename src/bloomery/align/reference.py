@@ -84,7 +84,7 @@ def reference_logps(model: Transformer, pairs: Sequence[RenderedPair], *, batch_
     Each process computes a share and all get the whole. A pair's figures do not depend on which others share its batch,
     beyond rounding.
     """
-    device = model.head_weight().device
+    device = model.device
     # Longest first: a batch of answers of like length has little padding.
     order = sorted(range(len(pairs)), key=lambda i: -max(len(pairs[i].chosen.ids), len(pairs[i].rejected.ids)))
     found = torch.zeros(len(pairs), 2, device=device)

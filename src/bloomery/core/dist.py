@@ -3,9 +3,16 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any  # Any: what `gather_objects` carries is whatever is picklable
 
 import torch
 import torch.distributed as dist
+
+Group = dist.ProcessGroup | None
+"""Some of the processes; None is all of them."""
+TIMEOUT = timedelta(minutes=30)
+"""How long a process waits for the others: rank 0 may be writing a large checkpoint."""
 
 
 def rank() -> int:
@@ -18,11 +25,47 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
-    """The elementwise sum over all processes, in place, on every process."""
+def all_reduce_sum(tensor: torch.Tensor, group: Group = None) -> torch.Tensor:
+    """The elementwise sum over the processes of a group, in place, on every one of them."""
     if dist.is_initialized():
-        dist.all_reduce(tensor)
+        dist.all_reduce(tensor, group=group)
     return tensor
+
+
+def all_gather(tensor: torch.Tensor, group: Group = None) -> torch.Tensor:
+    """The tensors of all processes of a group, which are of one shape, behind one another in their first dimension."""
+    if not dist.is_initialized():
+        return tensor
+    parts = [torch.empty_like(tensor) for _ in range(dist.get_world_size(group))]
+    dist.all_gather(parts, tensor.contiguous(), group=group)
+    return torch.cat(parts)
+
+
+def maximum(value: float) -> float:
+    """The largest of all processes' values."""
+    if not dist.is_initialized():
+        return value
+    found = torch.tensor(value, dtype=torch.float64, device=_device())
+    dist.all_reduce(found, dist.ReduceOp.MAX)
+    return float(found)
+
+
+def say(value: bool) -> bool:
+    """What rank 0 says, on every process: for decisions that depend on a clock."""
+    if not dist.is_initialized():
+        return value
+    said = torch.tensor(value, device=_device())
+    dist.broadcast(said, 0)
+    return bool(said)
+
+
+def gather_objects(value: Any, group: Group = None) -> list[Any]:
+    """The values of all processes of a group, in the order of their numbers, on every one of them."""
+    if not dist.is_initialized():
+        return [value]
+    found: list[Any] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(found, value, group=group)
+    return found
 
 
 def barrier() -> None:
@@ -33,12 +76,21 @@ def barrier() -> None:
 
 @contextmanager
 def process_group() -> Iterator[None]:
-    """Joins the group that torchrun's environment describes (gloo on CPU, nccl on CUDA); without one, does nothing."""
+    """Joins the group that torchrun's environment describes (gloo on CPU, and nccl beside it on CUDA); without one, does nothing."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        dist.init_process_group("cpu:gloo,cuda:nccl", timeout=TIMEOUT)
+    else:
+        dist.init_process_group("gloo", timeout=TIMEOUT)
     try:
         yield
     finally:
         dist.destroy_process_group()
+
+
+def _device() -> torch.device:
+    """Where small messages travel from; the backend of the main group decides."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

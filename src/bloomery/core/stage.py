@@ -6,12 +6,12 @@ recipe has the same fingerprints on a laptop and on a cluster.
 
 import contextlib
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal  # Any: a stage's function takes its own config type and slots
 
-from pydantic import Field, NonNegativeInt
+from pydantic import Field, NonNegativeInt, PositiveInt
 
 from bloomery.core.config import Config
 from bloomery.core.metrics import Bar, MetricsLog, progress
@@ -47,10 +47,46 @@ class Cluster(Config):
 
 
 class Launch(Config):
-    """Where a stage runs: never part of its identity."""
+    """Where a stage runs and how its work is spread over processes: never part of its identity.
 
-    devices: int = 1
-    """Processes to start with torchrun; 1 = in this process."""
+    `devices` times `nodes` processes train together. They are laid out as pipeline x data x tensor: processes of one
+    `tensor` group share every matrix, those of one pipeline each hold some layers, and the rest read other rows. See
+    docs/parallel.md for which to choose when.
+    """
+
+    devices: PositiveInt = 1
+    """Processes on each machine, one a GPU; 1 (and one machine) = in this process."""
+    nodes: PositiveInt = 1
+    """Machines that train together; they share the disk that the store is on."""
+    rendezvous: str = Field(default="", pattern=r"^([^\s:]+:\d+)?$")
+    """With several nodes: HOST:PORT of the first, which all can reach."""
+    data: NonNegativeInt = 0
+    """Processes that read different rows; 0 = as many as `tensor` and `pipeline` leave over."""
+    strategy: Literal["ddp", "fsdp"] = "ddp"
+    """What those hold: each a whole copy ("ddp"), or each a part of weights, gradients and optimizer ("fsdp")."""
+    replicas: PositiveInt = 1
+    """With "fsdp": whole copies of the model, each spread over data / replicas processes (HSDP; say one copy a node)."""
+    tensor: PositiveInt = 1
+    """Processes that share each matrix: attention by heads, the MLP by width, embeddings by token."""
+    sequence_parallel: bool = True
+    """With `tensor`: between the matrices each of them keeps a part of the sequence, not all of it."""
+    pipeline: PositiveInt = 1
+    """Processes one after another that hold a run of layers each."""
+    schedule: Literal["1f1b", "interleaved"] = "1f1b"
+    """Of a pipeline: one run of layers a process, or several by turns, which idles less and sends more."""
+    virtual_stages: int = Field(default=2, ge=2)
+    """With "interleaved": runs of layers a process."""
+    micro_batch_tokens: NonNegativeInt = 0
+    """Places that go through the model at a time in each process; 0 = 8,192 on CPUs, 65,536 on GPUs."""
+    keep_snapshots: PositiveInt = 2
+    """Newest snapshots of a running training that are kept."""
+    keep_every_steps: NonNegativeInt = 0
+    """Snapshots at multiples of this many steps are made and kept, too, while the training runs; 0 = none."""
+
+    @property
+    def num_processes(self) -> int:
+        """How many processes train together."""
+        return self.devices * self.nodes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +136,11 @@ def no_facts(config: Any) -> Mapping[str, str]:
     return {}
 
 
+def runs_alone(config: Any, launch: Launch, inputs: Mapping[str, Any]) -> Sequence[str]:
+    """Of a stage whose work is not spread over processes nothing can be asked."""
+    return []
+
+
 @dataclass(frozen=True, kw_only=True)
 class Stage:
     """One step of a model's life.
@@ -108,7 +149,8 @@ class Stage:
     are the same on every run (counts, losses; timings go to `runtime.metrics`). Called again on a folder that a killed
     run left half full, it continues and ends with the same bytes. Bump `version` when the same inputs and config give
     other bytes than before. `facts(config)` names what the output depends on outside of inputs (the Python
-    environment that `crawl` documents); it becomes part of the fingerprint.
+    environment that `crawl` documents); it becomes part of the fingerprint. `check_launch(config, launch, inputs)` says
+    what of a launch does not fit the config and those inputs that exist already, before any process is started.
     """
 
     name: str
@@ -119,3 +161,4 @@ class Stage:
     version: int
     spmd: bool = False
     facts: Callable[[Any], Mapping[str, str]] = no_facts
+    check_launch: Callable[[Any, Launch, Mapping[str, Any]], Sequence[str]] = runs_alone

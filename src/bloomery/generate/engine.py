@@ -116,7 +116,7 @@ class Engine:
 
     @property
     def _device(self) -> torch.device:
-        return self.model.head_weight().device
+        return self.model.device
 
     def _limit(self, prompt: Sequence[int], params: SamplingParams) -> int:
         room = self.model.config.max_positions - len(prompt)

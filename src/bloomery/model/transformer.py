@@ -10,6 +10,7 @@ Shapes: B batch, T query tokens, S key tokens, D model, F mlp, V vocabulary, H h
 
 import hashlib
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -40,11 +41,11 @@ class Context(NamedTuple):
     num_slots: int
 
 
-class Linear(nn.Module):
-    """x @ weight.T (+ bias), computed in x's dtype whatever the weight's."""
+class Linear(nn.Linear):
+    """x @ weight.T (+ bias), computed in x's dtype whatever the weight's. An nn.Linear, so that torchao and others know it."""
 
     def __init__(self, input_dim: int, output_dim: int, *, bias: bool = False) -> None:
-        super().__init__()
+        super().__init__(input_dim, output_dim, bias=bias, device="meta")  # nn.Linear would draw weights that are drawn again
         self.weight = nn.Parameter(torch.empty(output_dim, input_dim))
         self.bias = nn.Parameter(torch.empty(output_dim)) if bias else None
 
@@ -153,6 +154,7 @@ class Transformer(nn.Module):
         self.config = config
         self.compute_dtype = torch.float32
         self.lora = LoraConfig()  # the adapters it has; see model/lora.py
+        self.gather_head: Callable[[Tensor], Tensor] | None = None  # where processes share the output matrix: makes it whole
         self.model = Stack(config)
         self.lm_head = Linear(config.dim, config.vocab_size) if config.head == "tokens" and not config.tied_embeddings else None
         self.score = Linear(config.dim, 1) if config.head == "scalar" else None
@@ -178,16 +180,26 @@ class Transformer(nn.Module):
             position_BT = torch.arange(token_BT.shape[1], device=token_BT.device).expand_as(token_BT)
         x_BTD = self.model.embed_tokens(token_BT).to(self.compute_dtype)
         context = make_context(self.config, position_BT, document_BT, cache, dtype=self.compute_dtype)
-        for i, layer in enumerate(self.model.layers):
-            x_BTD = layer(x_BTD, context, i)
+        for i in range(self.config.num_layers):
+            x_BTD = self.run_layer(i, x_BTD, context)
         normed_BTD: Tensor = self.model.norm(x_BTD)
         return normed_BTD
+
+    def run_layer(self, number: int, x_BTD: Tensor, context: Context) -> Tensor:
+        """The stream after layer `number`."""
+        out_BTD: Tensor = self.model.layers[number](x_BTD, context, number)
+        return out_BTD
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
 
     def head_weight(self) -> Tensor:
         """The output matrix, VD: the embeddings if they are tied. Of a scalar head V is 1."""
         head = self.score or self.lm_head or self.model.embed_tokens
         weight_VD: Tensor = head.weight
-        return weight_VD
+        return weight_VD if self.gather_head is None else self.gather_head(weight_VD)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits over the vocabulary in float32, for hidden states of any leading shape."""

@@ -19,7 +19,7 @@ from bloomery.core import dist
 from bloomery.core.conversation import Message, find_problem
 from bloomery.core.errors import DataError
 from bloomery.core.files import expand, read_json, read_jsonl, sha256_file, write_atomically, write_json
-from bloomery.core.stage import Runtime, Slot, Stage
+from bloomery.core.stage import Launch, Runtime, Slot, Stage
 from bloomery.model.device import resolve_device, resolve_dtype
 from bloomery.model.huggingface import load_model, save_model
 from bloomery.model.lora import add_adapters
@@ -32,8 +32,10 @@ from bloomery.tokens.loader import rows_of_step
 from bloomery.tokens.tokenizer import Tokenizer, load_tokenizer
 from bloomery.train.checkpoint import Snapshots
 from bloomery.train.fit import Run, TrainingConfig, final_loss, fit, make_state
+from bloomery.train.layout import find_misfits
 from bloomery.train.optimizer import OptimizerName
 from bloomery.train.schedule import Decay
+from bloomery.train.sharding import arrange, distribute, gather_model
 from bloomery.train.step import Objective, micro_batch_rows, own_share, sum_losses
 
 PAIR_SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
@@ -85,27 +87,32 @@ def preference(config: PreferenceConfig, *, init: Path, pairs: Path, out: Path, 
     """Writes a checkpoint folder. Raises DataError for rows that are no pairs, or if none is left to train on."""
     if (out / "training.json").is_file():  # written last: nothing is left to do
         return _metrics(read_json(out / "training.json"))
-    device = resolve_device(runtime.device)
+    device, launch = resolve_device(runtime.device), runtime.launch
+    parallel = arrange(launch, device)
     model = load_model(init)
     add_adapters(model, config.lora, seed=config.seed)
     model = model.to(device)
     model.compute_dtype = resolve_dtype(config.precision, device)
     files = expand(pairs, suffixes=PAIR_SUFFIXES)
     found = read_pairs(files, load_tokenizer(init), max_tokens=model.config.max_positions, held_out_fraction=config.held_out_fraction)
-    if len(found.train) < dist.world_size():
+    if len(found.train) < parallel.layout.data:
         raise DataError(f"{pairs}: found {len(found.train)} pairs to train on, {found.num_too_long} longer than the model reads")
     everything = [*found.train, *found.held_out]
-    rows_at_once = micro_batch_rows(max(len(answer.ids) for pair in everything for answer in pair), device)
+    rows_at_once = micro_batch_rows(max(len(answer.ids) for pair in everything for answer in pair), device, launch)
     reference_N2 = _reference(
         model, everything, [init / "config.json", *weight_files(init), *files], out, batch_pairs=-(-rows_at_once // 2)
     )
+
+    model = distribute(model, parallel, launch, device)  # after the reference, for which each process reads pairs by itself
 
     def make_batches(indices: np.ndarray) -> list[PairBatch]:
         parts = np.array_split(indices, max(1, -(-2 * len(indices) // rows_at_once)))
         return [make_pair_batch([everything[i] for i in part], reference_N2[part], device) for part in parts if len(part)]
 
     def batches_of_step(step: int) -> list[PairBatch]:
-        return make_batches(own_share(rows_of_step(step, num_rows=len(found.train), batch_rows=config.batch_pairs, seed=config.seed)))
+        return make_batches(
+            own_share(rows_of_step(step, num_rows=len(found.train), batch_rows=config.batch_pairs, seed=config.seed), launch)
+        )
 
     objective = functools.partial(pair_objective, config=config)
     held_out = make_batches(np.arange(len(found.train), len(everything)))
@@ -116,7 +123,7 @@ def preference(config: PreferenceConfig, *, init: Path, pairs: Path, out: Path, 
         validate=functools.partial(measure, batches=held_out, objective=objective),
         num_validations=config.num_validations if held_out else 0,
     )
-    state = make_state(model, config)
+    state = make_state(model, config, parallel)
     fit(state, run, config, snapshots=Snapshots(out / ".scratch", settings=config.model_dump_json()), runtime=runtime)
     training = {
         "steps": state.step,
@@ -129,8 +136,8 @@ def preference(config: PreferenceConfig, *, init: Path, pairs: Path, out: Path, 
         "curve": [[row["step"], row["tokens"], row["loss"]] for row in state.curve],
         "validation": state.curve,
     }
-    if dist.rank() == 0:
-        save_model(model, out, tokenizer=init, like=init)
+    if (whole := gather_model(model)) is not None:
+        save_model(whole, out, tokenizer=init, like=init)
         write_json(out / "training.json", training)
     dist.barrier()
     return _metrics(training)
@@ -199,6 +206,13 @@ def _reference(model: Transformer, pairs: Sequence[RenderedPair], made_from: Seq
     return kept
 
 
+def check_launch(config: PreferenceConfig, launch: Launch, inputs: Mapping[str, Any]) -> list[str]:
+    """What of a launch does not fit: a pair's loss needs both its answers whole, so only rows can be shared."""
+    inside = {"pipeline": launch.pipeline, "tensor": launch.tensor}
+    refused = [f"launch: {name} = {size} is not for preference; it takes data" for name, size in inside.items() if size > 1]
+    return refused or find_misfits(launch, None, batch_rows=config.batch_pairs, row_tokens=None)
+
+
 def _metrics(training: Mapping[str, Any]) -> dict[str, Any]:
     plain = {name: value for name, value in training.items() if isinstance(value, int | float)}
     last = training["validation"][-1] if training["validation"] else {}
@@ -213,4 +227,5 @@ STAGE = Stage(
     output="checkpoint",
     version=2,
     spmd=True,
+    check_launch=check_launch,
 )

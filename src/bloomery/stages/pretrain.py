@@ -21,7 +21,8 @@ from bloomery.core import dist
 from bloomery.core.config import Config, suggest
 from bloomery.core.errors import ConfigError, DataError
 from bloomery.core.files import read_json, write_json
-from bloomery.core.stage import Runtime, Slot, Stage
+from bloomery.core.stage import Launch, Runtime, Slot, Stage
+from bloomery.model.architectures import read_config
 from bloomery.model.config import ModelShape, count_params, make_model_config
 from bloomery.model.device import resolve_device, resolve_dtype
 from bloomery.model.huggingface import load_model, save_model
@@ -35,8 +36,10 @@ from bloomery.tokens.plan import Draw, Phase, Plan, make_plan
 from bloomery.tokens.tokenizer import Tokenizer, load_tokenizer
 from bloomery.train.checkpoint import Snapshots
 from bloomery.train.fit import Run, TrainingConfig, final_loss, fit, make_state, schedule_factor
+from bloomery.train.layout import find_misfits
 from bloomery.train.schedule import ScheduleSegment, segment_factor
-from bloomery.train.step import micro_batch_rows, own_share, sum_losses
+from bloomery.train.sharding import arrange, distribute, gather_model
+from bloomery.train.step import micro_batch_rows, num_micro_batches, own_share, sum_losses
 
 log = logging.getLogger(__name__)
 
@@ -140,19 +143,21 @@ def pretrain(
     """
     if (out / "training.json").is_file():  # written last: nothing is left to do
         return _metrics(read_json(out / "training.json"))
-    device = resolve_device(runtime.device)
+    device, launch = resolve_device(runtime.device), runtime.launch
+    parallel = arrange(launch, device)
     vocabulary = load_tokenizer(tokenizer)
-    data = _open_data(config, [tokens] if isinstance(tokens, Path) else list(tokens), vocabulary, out)
+    data = _open_data(config, [tokens] if isinstance(tokens, Path) else list(tokens), vocabulary, out, parallel.layout.data)
     plan, logged = data.plan, data.logged_names()
-    model = _make_model(config, vocabulary, init).to(device)
+    model = _make_model(config, vocabulary, init)
     model.compute_dtype = resolve_dtype(config.precision, device)
+    model = distribute(model, parallel, launch, device)
 
     def batches_of_step(step: int) -> list[Batch]:
         draw = plan.draw(step)
         data.say_what_repeats(step, draw)
-        share = own_share(np.arange(len(draw.row)))
+        share = own_share(np.arange(len(draw.row)), launch)
         batch = make_mixed_batch(data.train[draw.row_tokens], draw.source[share], draw.row[share])
-        return [part.to(device) for part in batch.split(-(-batch.num_rows // micro_batch_rows(draw.row_tokens, device)))]
+        return [part.to(device) for part in batch.split(num_micro_batches(len(share), draw.row_tokens, device, launch))]
 
     run = Run(
         num_steps=plan.num_steps,
@@ -165,7 +170,7 @@ def pretrain(
         new_levels=frozenset(plan.first_step(i) for i in range(1, len(plan.phases))),
         count_data=data.count_tokens if len(data.names) > 1 else None,
     )
-    state = make_state(model, config)
+    state = make_state(model, config, parallel)
     # What is read is part of what a run is: a snapshot of other tokens is refused, too.
     snapshots = Snapshots(out / ".scratch", settings=f"{config.model_dump_json()} {' '.join(data.fingerprints)}")
     fit(state, run, config, snapshots=snapshots, runtime=runtime)
@@ -181,8 +186,8 @@ def pretrain(
         "validation": state.curve,
         "sources": data.describe(),
     }
-    if dist.rank() == 0:
-        save_model(model, out, tokenizer=tokenizer, like=init)
+    if (whole := gather_model(model)) is not None:
+        save_model(whole, out, tokenizer=tokenizer, like=init)
         write_json(out / "training.json", training)
     dist.barrier()
     return _metrics(training)
@@ -244,7 +249,7 @@ def measure(model: Transformer, *, source: TokenRows, token_bytes: np.ndarray, c
 
 def _sum_held_out(model: Transformer, source: TokenRows, token_bytes: np.ndarray, *, places: int) -> np.ndarray:
     """Nats, targets and bytes, float64 [3]."""
-    device, packed = model.head_weight().device, source.packed
+    device, packed = model.device, source.packed
     wanted = min(places // packed.row_tokens or packed.num_rows, packed.num_rows)
     rows = shuffled_rows(np.arange(wanted), num_rows=packed.num_rows, seed=0)
     size = micro_batch_rows(packed.row_tokens, device)
@@ -312,11 +317,11 @@ class TrainingData:
         return found
 
 
-def _open_data(config: PretrainConfig, folders: Sequence[Path], vocabulary: Tokenizer, out: Path) -> TrainingData:
+def _open_data(config: PretrainConfig, folders: Sequence[Path], vocabulary: Tokenizer, out: Path, num_parts: int) -> TrainingData:
     names = config.names or [f"tokens{i or ''}" for i in (0, *range(2, len(folders) + 1))][: len(folders)]
     if len(names) != len(folders):
         raise ConfigError(f"pretrain: names = {names} names {len(names)} sources, but {len(folders)} are connected to the input `tokens`")
-    phases = [(_batch_rows(stage), stage.sequence_tokens, stage) for stage in config.stages]
+    phases = [(_batch_rows(stage, num_parts), stage.sequence_tokens, stage) for stage in config.stages]
     index = out / ".scratch" / "rows"
     if dist.rank() != 0:
         dist.barrier()  # rank 0 packs and hashes for all
@@ -349,12 +354,12 @@ def _open_data(config: PretrainConfig, folders: Sequence[Path], vocabulary: Toke
     return TrainingData(names=names, train=train, held_out=held_out, fingerprints=[t.manifest_sha256 for t in sets], plan=plan)
 
 
-def _batch_rows(stage: CurriculumStage) -> int:
+def _batch_rows(stage: CurriculumStage, num_parts: int) -> int:
     batch_rows = stage.batch_tokens // stage.sequence_tokens
-    if batch_rows < dist.world_size():
+    if batch_rows < num_parts:
         raise ConfigError(
             f"batch_tokens = {stage.batch_tokens} holds {batch_rows} rows of sequence_tokens = {stage.sequence_tokens}; "
-            f"{dist.world_size()} processes need at least a row each"
+            f"{num_parts} processes need at least a row each"
         )
     return batch_rows
 
@@ -376,6 +381,19 @@ def _make_model(config: PretrainConfig, vocabulary: Tokenizer, init: Path | None
     return model
 
 
+def check_launch(config: PretrainConfig, launch: Launch, inputs: Mapping[str, Any]) -> list[str]:
+    """What of a launch does not fit the model and the batches. The model of an `init` that is not made yet is not looked at."""
+    init = inputs.get("init")
+    model = None if init else make_model_config(config.model, vocab_size=1, max_positions=config.sequence_tokens)
+    if init and (init / "config.json").is_file():
+        model = read_config(init)
+    misfits: dict[str, None] = {}  # in order, each once
+    for stage in config.stages:
+        rows, adapters = stage.batch_tokens // stage.sequence_tokens, config.lora.rank > 0
+        misfits |= dict.fromkeys(find_misfits(launch, model, batch_rows=rows, row_tokens=stage.sequence_tokens, lora=adapters))
+    return list(misfits)
+
+
 def _metrics(training: Mapping[str, Any]) -> dict[str, Any]:
     last = training["validation"][-1] if training["validation"] else {}
     plain = {name: value for name, value in training.items() if isinstance(value, int | float)}
@@ -392,4 +410,5 @@ STAGE = Stage(
     output="checkpoint",
     version=2,
     spmd=True,
+    check_launch=check_launch,
 )

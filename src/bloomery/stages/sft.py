@@ -17,7 +17,7 @@ from bloomery.core import dist
 from bloomery.core.conversation import read_conversations
 from bloomery.core.errors import ConfigError, DataError
 from bloomery.core.files import read_json, write_json
-from bloomery.core.stage import Runtime, Slot, Stage
+from bloomery.core.stage import Launch, Runtime, Slot, Stage
 from bloomery.model.device import resolve_device, resolve_dtype
 from bloomery.model.huggingface import load_model, save_model
 from bloomery.model.lora import add_adapters
@@ -29,8 +29,10 @@ from bloomery.tokens.loader import Batch, ConversationRows, conversation_rows, m
 from bloomery.tokens.tokenizer import Tokenizer, load_tokenizer
 from bloomery.train.checkpoint import Snapshots
 from bloomery.train.fit import Run, TrainingConfig, final_loss, fit, make_state
+from bloomery.train.layout import find_misfits
 from bloomery.train.schedule import Decay
-from bloomery.train.step import micro_batch_rows, own_share, sum_losses
+from bloomery.train.sharding import arrange, distribute, gather_model
+from bloomery.train.step import micro_batch_rows, num_micro_batches, own_share, sum_losses
 
 
 class SftConfig(TrainingConfig):
@@ -67,12 +69,13 @@ def sft(config: SftConfig, *, init: Path, conversations: Sequence[Path], out: Pa
     """
     if (out / "training.json").is_file():  # written last: nothing is left to do
         return _metrics(read_json(out / "training.json"))
-    device = resolve_device(runtime.device)
+    device, launch = resolve_device(runtime.device), runtime.launch
+    parallel = arrange(launch, device)
     model = load_model(init)
     add_adapters(model, config.lora, seed=config.seed)
-    model = model.to(device)
     model.compute_dtype = resolve_dtype(config.precision, device)
-    batch_rows = _batch_rows(config, model, init)
+    model = distribute(model, parallel, launch, device)
+    batch_rows = _batch_rows(config, model, init, parallel.layout.data)
     files = [path / "train.jsonl.gz" if (path / "train.jsonl.gz").is_file() else path for path in conversations]
     rendered = render_all(read_conversations(files), load_tokenizer(init), held_out_fraction=config.held_out_fraction)
     if not rendered.train:
@@ -81,8 +84,8 @@ def sft(config: SftConfig, *, init: Path, conversations: Sequence[Path], out: Pa
     held_out = conversation_rows(rendered.held_out, row_tokens=config.sequence_tokens)
 
     def batches_of_step(step: int) -> list[Batch]:
-        rows = own_share(rows_of_step(step, num_rows=source.packed.num_rows, batch_rows=batch_rows, seed=config.seed))
-        return make_batch(source, rows).to(device).split(-(-len(rows) // micro_batch_rows(config.sequence_tokens, device)))
+        rows = own_share(rows_of_step(step, num_rows=source.packed.num_rows, batch_rows=batch_rows, seed=config.seed), launch)
+        return make_batch(source, rows).to(device).split(num_micro_batches(len(rows), config.sequence_tokens, device, launch))
 
     run = Run(
         num_steps=config.steps or max(1, round(config.epochs * source.packed.num_rows / batch_rows)),
@@ -91,7 +94,7 @@ def sft(config: SftConfig, *, init: Path, conversations: Sequence[Path], out: Pa
         validate=functools.partial(measure, source=held_out),
         num_validations=config.num_validations if rendered.held_out else 0,
     )
-    state = make_state(model, config)
+    state = make_state(model, config, parallel)
     fit(state, run, config, snapshots=Snapshots(out / ".scratch", settings=config.model_dump_json()), runtime=runtime)
     training = {
         "steps": state.step,
@@ -107,8 +110,8 @@ def sft(config: SftConfig, *, init: Path, conversations: Sequence[Path], out: Pa
         "curve": [[row["step"], row["tokens"], row["loss"]] for row in state.curve],
         "validation": state.curve,
     }
-    if dist.rank() == 0:
-        save_model(model, out, tokenizer=init, like=init)
+    if (whole := gather_model(model)) is not None:
+        save_model(whole, out, tokenizer=init, like=init)
         write_json(out / "training.json", training)
     dist.barrier()
     return _metrics(training)
@@ -139,23 +142,33 @@ def response_objective(model: Transformer, batch: Batch) -> LossTerms:
 
 def measure(model: Transformer, *, source: ConversationRows) -> dict[str, float]:
     """Loss in nats a response token on all held-out conversations."""
-    device = model.head_weight().device
+    device = model.device
     size = micro_batch_rows(source.packed.row_tokens, device)
     rows = range(source.packed.num_rows)
     terms = sum_losses(model, (make_batch(source, rows[i : i + size]).to(device) for i in rows[::size]), response_objective)
     return {"loss": float(terms.loss_sum / terms.weight)}
 
 
-def _batch_rows(config: SftConfig, model: Transformer, init: Path) -> int:
+def _batch_rows(config: SftConfig, model: Transformer, init: Path, num_parts: int) -> int:
     if model.config.max_positions < config.sequence_tokens:
         raise ConfigError(f"sequence_tokens = {config.sequence_tokens} is more than the {model.config.max_positions} positions of {init}")
     batch_rows = config.batch_tokens // config.sequence_tokens
-    if batch_rows < dist.world_size():
+    if batch_rows < num_parts:
         raise ConfigError(
             f"batch_tokens = {config.batch_tokens} holds {batch_rows} rows of sequence_tokens = {config.sequence_tokens}; "
-            f"{dist.world_size()} processes need at least a row each"
+            f"{num_parts} processes need at least a row each"
         )
     return batch_rows
+
+
+def check_launch(config: SftConfig, launch: Launch, inputs: Mapping[str, Any]) -> list[str]:
+    """What of a launch does not fit the model, where it is made already, and the batch."""
+    refused = [f"launch: pipeline = {launch.pipeline} is for pretrain only; sft takes data and tensor"] if launch.pipeline > 1 else []
+    init = inputs.get("init")
+    model = read_config(init) if init and (init / "config.json").is_file() else None
+    return refused + find_misfits(
+        launch, model, batch_rows=config.batch_tokens // config.sequence_tokens, row_tokens=config.sequence_tokens
+    )
 
 
 def _metrics(training: Mapping[str, Any]) -> dict[str, Any]:
@@ -171,4 +184,5 @@ STAGE = Stage(
     output="checkpoint",
     version=2,
     spmd=True,
+    check_launch=check_launch,
 )

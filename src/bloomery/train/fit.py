@@ -25,6 +25,7 @@ from bloomery.model.transformer import Transformer
 from bloomery.train.checkpoint import Snapshots
 from bloomery.train.optimizer import OptimizerName, make_optimizers, set_learning_rate
 from bloomery.train.schedule import Decay, DecayShape, learning_rate_factor
+from bloomery.train.sharding import Parallel
 from bloomery.train.spikes import SpikeRule, roll_back, rollback_target
 from bloomery.train.state import TrainState
 from bloomery.train.step import B, Objective, StepReport, train_step
@@ -99,16 +100,18 @@ class Run(Generic[B]):
     """Texts that the model writes, one mapping for each; called at each validation on every process."""
 
 
-def make_state(model: Transformer, config: TrainingConfig) -> TrainState:
-    """A run that is about to begin."""
+def make_state(model: Transformer, config: TrainingConfig, parallel: Parallel | None = None) -> TrainState:
+    """A run that is about to begin. `model` is this process's part, as `distribute` gives it."""
+    parallel = parallel or Parallel()
     optimizers = make_optimizers(
         model,
         name=config.optimizer,
         learning_rate=config.learning_rate,
         embedding_learning_rate=config.embedding_learning_rate,
         weight_decay=config.weight_decay,
+        parallel=parallel,
     )
-    return TrainState(model, optimizers)
+    return TrainState(model, optimizers, parallel)
 
 
 def fit(state: TrainState, run: Run[B], config: TrainingConfig, *, snapshots: Snapshots, runtime: Runtime) -> None:

@@ -13,6 +13,7 @@ from torch import nn
 from bloomery.model.device import has_fast_bfloat16
 from bloomery.model.transformer import Transformer
 from bloomery.train.muon import Muon
+from bloomery.train.sharding import Parallel
 
 OptimizerName = Literal["muon", "adamw"]
 
@@ -24,7 +25,13 @@ MUON_MOMENTUM = 0.95
 
 
 def make_optimizers(
-    model: Transformer, *, name: OptimizerName, learning_rate: float, embedding_learning_rate: float, weight_decay: float
+    model: Transformer,
+    *,
+    name: OptimizerName,
+    learning_rate: float,
+    embedding_learning_rate: float,
+    weight_decay: float,
+    parallel: Parallel | None = None,
 ) -> list[torch.optim.Optimizer]:
     """The optimizers of a model. Each group keeps its full learning rate as `full_lr`; see `set_learning_rate`."""
     matrices, embeddings, vectors = split_by_role(model)
@@ -36,7 +43,8 @@ def make_optimizers(
     if name == "adamw":
         return [torch.optim.AdamW([{**group, "params": matrices}, *plain], betas=ADAM_BETAS, eps=ADAM_EPS, fused=True)]
     dtype = torch.bfloat16 if has_fast_bfloat16(matrices[0].device) else torch.float32
-    muon = Muon([{**group, "params": matrices}], lr=learning_rate, momentum=MUON_MOMENTUM, weight_decay=weight_decay, dtype=dtype)
+    muon_group = [{**group, "params": matrices}]
+    muon = Muon(muon_group, lr=learning_rate, momentum=MUON_MOMENTUM, weight_decay=weight_decay, dtype=dtype, parallel=parallel)
     return [muon, torch.optim.AdamW(plain, betas=ADAM_BETAS, eps=ADAM_EPS, fused=True)]
 
 

@@ -10,6 +10,7 @@ from typing import Any  # Any: the values of a JSON document
 import torch
 
 from bloomery.model.transformer import Transformer
+from bloomery.train.sharding import Parallel
 
 
 @dataclass
@@ -18,6 +19,8 @@ class TrainState:
 
     model: Transformer
     optimizers: list[torch.optim.Optimizer]
+    parallel: Parallel = field(default_factory=Parallel)
+    """This process's place among those that train together: how the run is carried out, not what it is."""
     step: int = 0
     data_step: int = 0
     """The step whose batches are read next; ahead of `step` by the windows of data that were left out."""

@@ -5,7 +5,7 @@ whole batch happens once, here.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
@@ -14,9 +14,13 @@ from torch import Tensor
 
 from bloomery.core import dist
 from bloomery.core.errors import DataError
+from bloomery.core.stage import Launch
 from bloomery.model.transformer import Transformer
 from bloomery.objectives.terms import LossTerms
+from bloomery.train.layout import make_layout
 from bloomery.train.loss_scale import adapt_scale, can_shrink, scale_loss
+from bloomery.train.pipelining import Pipelined
+from bloomery.train.sharding import Parallel, end_evaluation
 from bloomery.train.spikes import find_spike, note_spike, note_usual
 from bloomery.train.state import TrainState
 
@@ -63,15 +67,16 @@ def train_step(
     above the last ones, see spikes.py), changes nothing but the counts; the tenth in a row that is not finite raises
     DataError.
     """
+    parallel = state.parallel
     parameters = [p for p in state.model.parameters() if p.requires_grad]
     for parameter in parameters:
         parameter.grad = None
     scaled = state.model.compute_dtype == torch.float16
     scale = state.loss_scale if scaled else 1.0
-    loss, metrics, tokens = _backward(state.model, micro_batches, lambda model, batch: scale_loss(objective(model, batch), scale))
-    gradients = _sum_gradients(parameters)
+    loss, metrics, tokens = _backward(state.model, micro_batches, lambda model, batch: scale_loss(objective(model, batch), scale), parallel)
+    gradients = parallel.sum_gradients(parameters)
     weight = metrics.pop("weight")
-    norm = float(torch.nn.utils.get_total_norm(gradients)) / (weight * scale) if weight > 0 else math.nan
+    norm = parallel.gradient_norm(parameters, gradients) / (weight * scale) if weight > 0 else math.nan
     mean = loss / (weight * scale) if weight > 0 else math.nan
     overflowed = scaled and math.isfinite(mean) and not math.isfinite(norm) and can_shrink(state)
     reason = f"a gradient is too large for float16 at loss scale {scale:g}" if overflowed else ""
@@ -94,51 +99,70 @@ def train_step(
 @torch.no_grad()
 def sum_losses(model: Transformer, batches: Iterable[B], objective: Objective[B]) -> LossTerms:
     """The terms of all batches added up, without gradients: on held-out data, loss_sum / weight is the loss."""
-    device = model.head_weight().device
-    loss, weight = (torch.zeros((), dtype=torch.float64, device=device) for _ in range(2))
+    pipelined = model if isinstance(model, Pipelined) else None
+    loss, weight = (torch.zeros((), dtype=torch.float64, device=model.device) for _ in range(2))
     metrics: dict[str, Tensor] = {}
-    for batch in batches:
-        terms = objective(model, batch)
+    for terms in (objective(model, batch) for batch in batches) if pipelined is None else pipelined.evaluate(batches, objective):
         loss, weight = loss + terms.loss_sum, weight + terms.weight
         metrics = {name: value.double() + metrics.get(name, 0.0) for name, value in terms.metrics.items()}
-    return LossTerms(loss, weight, metrics)
+    end_evaluation(model)
+    found = LossTerms(loss, weight, metrics)
+    return found if pipelined is None else LossTerms(*pipelined.from_last(found))
 
 
-def micro_batch_rows(row_tokens: int, device: torch.device) -> int:
+def micro_batch_rows(row_tokens: int, device: torch.device, launch: Launch | None = None) -> int:
     """How many rows of `row_tokens` places go through the model at a time."""
-    return max(1, MICRO_BATCH_TOKENS[device.type == "cuda"] // row_tokens)
+    places = (launch.micro_batch_tokens if launch is not None else 0) or MICRO_BATCH_TOKENS[device.type == "cuda"]
+    return max(1, places // row_tokens)
 
 
-def own_share(rows: np.ndarray) -> np.ndarray:
-    """This process's part of the rows of a step: a run of them, of nearly equal size on every process."""
-    return np.array_split(rows, dist.world_size())[dist.rank()]
+def num_micro_batches(num_rows: int, row_tokens: int, device: torch.device, launch: Launch) -> int:
+    """In how many parts a process's rows go through the model. A pipeline needs one for each of its places, all of equal size."""
+    wanted = -(-num_rows // micro_batch_rows(row_tokens, device, launch))
+    if launch.pipeline == 1:
+        return wanted
+    step = launch.pipeline if launch.schedule == "interleaved" else 1
+    return next(n for n in range(max(wanted, launch.pipeline), num_rows + 1) if num_rows % n == 0 and n % step == 0)
 
 
-def _backward(model: Transformer, micro_batches: Sequence[B], objective: Objective[B]) -> tuple[float, dict[str, float], int]:
+def own_share(rows: np.ndarray, launch: Launch) -> np.ndarray:
+    """The part of the rows of a step that this process reads: a run of them, of nearly equal size for every part."""
+    layout = make_layout(launch, num_processes=dist.world_size())
+    return np.array_split(rows, layout.data)[layout.data_rank(dist.rank())]
+
+
+def _backward(
+    model: Transformer, micro_batches: Sequence[B], objective: Objective[B], parallel: Parallel
+) -> tuple[float, dict[str, float], int]:
     sums: dict[str, Tensor] = {}
-    for batch in micro_batches:
-        terms = objective(model, batch)
-        if terms.loss_sum.requires_grad:
-            terms.loss_sum.backward()  # type: ignore[no-untyped-call]  # torch does not type `backward`
-        tokens = (batch.document_BT > 0).sum()
+    for batch, terms in _accumulate(model, micro_batches, objective, parallel):
+        tokens = (batch.document_BT > 0).sum() * parallel.counts_tokens
         for name, value in {"loss": terms.loss_sum, "weight": terms.weight, "tokens": tokens, **terms.metrics}.items():
             sums[name] = sums.get(name, torch.zeros((), dtype=torch.float64, device=value.device)) + value.detach().double()
+    if isinstance(model, Pipelined):  # only the last place has terms
+        zero = torch.zeros((), dtype=torch.float64, device=model.device)
+        sums = {name: sums.get(name, zero) for name in model.from_last(list(sums))}
     total = dist.all_reduce_sum(torch.stack(list(sums.values()))).tolist()
     metrics = dict(zip(sums, total, strict=True))
     return metrics.pop("loss"), metrics, int(metrics.pop("tokens"))
 
 
-def _sum_gradients(parameters: list[torch.nn.Parameter]) -> list[Tensor]:
-    for parameter in parameters:
-        if parameter.grad is None:  # a process whose rows hold nothing to learn still takes part in the sum
-            parameter.grad = torch.zeros_like(parameter)
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    if dist.world_size() > 1:
-        # One message for all: a transformer has many small tensors, and each message costs a round trip.
-        flat = dist.all_reduce_sum(torch.cat([g.flatten() for g in gradients]))
-        for gradient, part in zip(gradients, torch.split(flat, [g.numel() for g in gradients]), strict=True):
-            gradient.copy_(part.view_as(gradient))
-    return gradients
+def _accumulate(
+    model: Transformer, micro_batches: Sequence[B], objective: Objective[B], parallel: Parallel
+) -> Iterator[tuple[B, LossTerms]]:
+    """Adds the gradients of all micro-batches to the weights; gives the terms of each, where this process has them."""
+    if isinstance(model, Pipelined):
+        found = model.backward(micro_batches, objective)
+        yield from zip(micro_batches, found, strict=bool(found))
+        return
+    for i in range(parallel.num_rounds(len(micro_batches))):
+        is_idle = i >= len(micro_batches)  # others still have rows, and need this process's part of the weights
+        batch = micro_batches[-1 if is_idle else i]
+        terms = objective(model, parallel.own_tokens(batch))
+        if terms.loss_sum.requires_grad:
+            (terms.loss_sum * 0 if is_idle else terms.loss_sum).backward()  # type: ignore[no-untyped-call]  # torch does not type it
+        if not is_idle:
+            yield batch, terms
 
 
 def _count(state: TrainState, loss: float, norm: float, tokens: int, *, reason: str, overflowed: bool) -> None:

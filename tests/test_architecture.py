@@ -36,7 +36,7 @@ TORCH_ROOMS = ("objectives", "model", "train", "generate", "align", "evaluate", 
 ONLY_IN = {
     "ray": ["core/ray_pool.py", "pipeline/launch.py"],
     "daft": [],
-    "torch.distributed": ["core/dist.py", "train/sharding.py", "train/checkpoint.py"],
+    "torch.distributed": ["core/dist.py", "train/sharding.py", "train/pipelining.py", "train/checkpoint.py"],
     "fastapi": ["chat/server.py", "web/"],
     "torch": ["core/dist.py", "tokens/loader.py", "stages/", *(f"{room}/" for room in TORCH_ROOMS)],
     "typer": ["cli/"],

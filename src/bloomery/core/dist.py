@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 Group = dist.ProcessGroup | None
 """Some of the processes; None is all of them."""
-TIMEOUT = timedelta(minutes=30)
+TIMEOUT_MINUTES = 30
 """How long a process waits for the others: rank 0 may be writing a large checkpoint."""
 
 
@@ -80,11 +80,12 @@ def process_group() -> Iterator[None]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield
         return
+    timeout = timedelta(minutes=TIMEOUT_MINUTES)
     if torch.cuda.is_available():
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-        dist.init_process_group("cpu:gloo,cuda:nccl", timeout=TIMEOUT)
+        dist.init_process_group("cpu:gloo,cuda:nccl", timeout=timeout)
     else:
-        dist.init_process_group("gloo", timeout=TIMEOUT)
+        dist.init_process_group("gloo", timeout=timeout)
     try:
         yield
     finally:

@@ -47,11 +47,13 @@ class Linear(nn.Linear):
     def __init__(self, input_dim: int, output_dim: int, *, bias: bool = False) -> None:
         super().__init__(input_dim, output_dim, bias=bias, device="meta")  # nn.Linear would draw weights that are drawn again
         self.weight = nn.Parameter(torch.empty(output_dim, input_dim))
-        self.bias = nn.Parameter(torch.empty(output_dim)) if bias else None
+        if bias:
+            self.bias = nn.Parameter(torch.empty(output_dim))
 
     def forward(self, x: Tensor) -> Tensor:
         """x with its last dimension mapped to output_dim."""
-        return F.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
+        bias: Tensor | None = self.bias
+        return F.linear(x, self.weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
 
 class RMSNorm(nn.Module):

@@ -18,6 +18,7 @@ from bloomery.core.conversation import read_conversations
 from bloomery.core.errors import ConfigError, DataError
 from bloomery.core.files import read_json, write_json
 from bloomery.core.stage import Launch, Runtime, Slot, Stage
+from bloomery.model.architectures import read_config
 from bloomery.model.device import resolve_device, resolve_dtype
 from bloomery.model.huggingface import load_model, save_model
 from bloomery.model.lora import add_adapters
@@ -80,8 +81,8 @@ def sft(config: SftConfig, *, init: Path, conversations: Sequence[Path], out: Pa
     rendered = render_all(read_conversations(files), load_tokenizer(init), held_out_fraction=config.held_out_fraction)
     if not rendered.train:
         raise DataError(f"{', '.join(map(str, files))}: found no conversation with an assistant's turn to learn")
-    source = conversation_rows(rendered.train, row_tokens=config.sequence_tokens)
-    held_out = conversation_rows(rendered.held_out, row_tokens=config.sequence_tokens)
+    source = conversation_rows(rendered.train, row_tokens=config.sequence_tokens, lora=config.lora.rank > 0)
+    held_out = conversation_rows(rendered.held_out, row_tokens=config.sequence_tokens, lora=config.lora.rank > 0)
 
     def batches_of_step(step: int) -> list[Batch]:
         rows = own_share(rows_of_step(step, num_rows=source.packed.num_rows, batch_rows=batch_rows, seed=config.seed), launch)

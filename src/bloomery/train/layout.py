@@ -94,7 +94,7 @@ def make_layout(launch: Launch, *, num_processes: int) -> Layout:
     )
 
 
-def find_misfits(launch: Launch, model: ModelConfig | None, *, batch_rows: int, row_tokens: int | None) -> list[str]:
+def find_misfits(launch: Launch, model: ModelConfig | None, *, batch_rows: int, row_tokens: int | None, lora: bool = False) -> list[str]:
     """What of a launch does not fit its own sizes, the model's (None: not known yet) or the batch's; each with what does.
 
     `row_tokens` is None where rows have no fixed length.
@@ -111,6 +111,8 @@ def find_misfits(launch: Launch, model: ModelConfig | None, *, batch_rows: int, 
             f"launch: pipeline = {layout.pipeline} goes together with copies that read other rows (strategy = 'ddp') only; "
             f"found tensor = {layout.tensor} and strategy = {launch.strategy!r}"
         )
+    if lora and layout.tensor * layout.pipeline > 1:
+        misfits.append(f"launch: adapters (lora) train with data only; found tensor = {layout.tensor} and pipeline = {layout.pipeline}")
     if batch_rows < layout.data * layout.pipeline:
         share = "a row each" if layout.pipeline == 1 else f"{layout.pipeline} rows each, one for every place of the pipeline"
         misfits.append(

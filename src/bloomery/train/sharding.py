@@ -34,6 +34,7 @@ from torch.distributed.tensor.parallel import (
 from bloomery.core import dist
 from bloomery.core.stage import Launch
 from bloomery.model.kernels import rms_norm
+from bloomery.model.lora import add_adapters
 from bloomery.model.transformer import Layer, RMSNorm, Transformer
 from bloomery.train.layout import Layout, make_layout
 from bloomery.train.pipelining import Pipelined, cut_into_stages
@@ -200,6 +201,8 @@ def gather_model(model: Transformer) -> Transformer | None:
     if not (isinstance(model, Pipelined) or any(isinstance(w, DTensor) for w in weights.values())):
         return model if dist.rank() == 0 else None
     whole = Transformer(model.config, seed=None) if dist.rank() == 0 else None
+    if whole is not None:
+        add_adapters(whole, model.lora, seed=0)
     wanted = dict(whole.named_parameters()) if whole is not None else {}
     owners: dict[str, int] = {}
     for rank, shapes in enumerate(dist.gather_objects({name: (w.shape, w.dtype) for name, w in weights.items()})):

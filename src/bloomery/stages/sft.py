@@ -81,8 +81,8 @@ def sft(config: SftConfig, *, init: Path, conversations: Sequence[Path], out: Pa
     rendered = render_all(read_conversations(files), load_tokenizer(init), held_out_fraction=config.held_out_fraction)
     if not rendered.train:
         raise DataError(f"{', '.join(map(str, files))}: found no conversation with an assistant's turn to learn")
-    source = conversation_rows(rendered.train, row_tokens=config.sequence_tokens, lora=config.lora.rank > 0)
-    held_out = conversation_rows(rendered.held_out, row_tokens=config.sequence_tokens, lora=config.lora.rank > 0)
+    source = conversation_rows(rendered.train, row_tokens=config.sequence_tokens)
+    held_out = conversation_rows(rendered.held_out, row_tokens=config.sequence_tokens)
 
     def batches_of_step(step: int) -> list[Batch]:
         rows = own_share(rows_of_step(step, num_rows=source.packed.num_rows, batch_rows=batch_rows, seed=config.seed), launch)
@@ -167,9 +167,8 @@ def check_launch(config: SftConfig, launch: Launch, inputs: Mapping[str, Any]) -
     refused = [f"launch: pipeline = {launch.pipeline} is for pretrain only; sft takes data and tensor"] if launch.pipeline > 1 else []
     init = inputs.get("init")
     model = read_config(init) if init and (init / "config.json").is_file() else None
-    return refused + find_misfits(
-        launch, model, batch_rows=config.batch_tokens // config.sequence_tokens, row_tokens=config.sequence_tokens
-    )
+    rows, adapters = config.batch_tokens // config.sequence_tokens, config.lora.rank > 0
+    return refused + find_misfits(launch, model, batch_rows=rows, row_tokens=config.sequence_tokens, lora=adapters)
 
 
 def _metrics(training: Mapping[str, Any]) -> dict[str, Any]:

@@ -219,7 +219,7 @@ def group_means(metrics: Mapping[str, float]) -> dict[str, float]:
 def _use_of_machine(model: Transformer, batches: Sequence[B], report: StepReport, seconds: float) -> dict[str, float]:
     if dist.rank() != 0 or not batches:
         return {}
-    device = model.head_weight().device
+    device = model.device
     flops = flops_per_token(model.config, batches[0].document_BT.shape[-1]) * report.tokens
     peak = peak_flops(device, model.compute_dtype) * dist.world_size()
     return {"mfu": round(flops / seconds / peak, 4), "memory_bytes": memory_in_use(device)}
@@ -227,7 +227,7 @@ def _use_of_machine(model: Transformer, batches: Sequence[B], report: StepReport
 
 def _stop_if_asked(state: TrainState, run: Run[B], snapshots: Snapshots, runtime: Runtime) -> None:
     # All processes stop before the same step: one that went on would wait for the others for ever.
-    asked = torch.tensor(float(runtime.stop_requested()), device=state.model.head_weight().device)
+    asked = torch.tensor(float(runtime.stop_requested()), device=state.model.device)
     if dist.all_reduce_sum(asked).item() > 0:
         snapshots.save(state)
         dist.barrier()

@@ -92,7 +92,7 @@ def test_only_the_newest_two_are_kept(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-000003", "step-000004"]
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"])
+@pytest.mark.parametrize("name", ["tensors/__0_0.distcp", "tensors/.metadata", "state.json", "manifest.json"])
 @pytest.mark.parametrize("damage", ["cut", "flipped", "gone"])
 def test_a_damaged_snapshot_is_passed_over_for_the_one_before_it(
     tmp_path: Path, name: str, damage: str, caplog: pytest.LogCaptureFixture
@@ -140,6 +140,7 @@ def test_saving_is_rarer_the_dearer_it_is(tmp_path: Path, monkeypatch: pytest.Mo
         now[0] = float(second)
         state.step = second
         snapshots.save_when_due(state)
+        snapshots.close()
         saved.append((tmp_path / f"step-{second:06d}").exists())
     assert saved == [True, True, True, True, True]  # by this clock saving costs nothing
     snapshots._cost_seconds = 0.1  # 2 % of the time: every five seconds
@@ -147,15 +148,16 @@ def test_saving_is_rarer_the_dearer_it_is(tmp_path: Path, monkeypatch: pytest.Mo
         now[0] = float(second)
         state.step = second
         snapshots.save_when_due(state)
+        snapshots.close()
     assert (tmp_path / "step-000010").exists() and not (tmp_path / "step-000009").exists()
 
 
-def test_snapshots_are_plain_safetensors_and_json(tmp_path: Path) -> None:
+def test_a_snapshot_says_where_the_run_was_in_plain_json(tmp_path: Path) -> None:
     state = trained(tmp_path, 1)
     state_json = json.loads((tmp_path / "step-000001" / "state.json").read_text())
     assert state_json["step"] == 1 and state_json["tokens"] == state.tokens == 32
     manifest = json.loads((tmp_path / "step-000001" / "manifest.json").read_text())
-    assert set(manifest) == {"model.safetensors", "optimizer.safetensors", "state.json"}
+    assert set(manifest) == {"tensors/__0_0.distcp", "tensors/.metadata", "state.json"}
 
 
 def test_validations_are_spread_evenly_with_one_at_each_end() -> None:

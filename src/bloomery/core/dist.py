@@ -68,6 +68,11 @@ def gather_objects(value: Any, group: Group = None) -> list[Any]:
     return found
 
 
+def new_group() -> Group:
+    """All processes once more, talking through the CPU: for a thread beside the training. Every process must call it."""
+    return dist.new_group(backend="gloo") if dist.is_initialized() else None
+
+
 def barrier() -> None:
     """Waits until every process is here."""
     if dist.is_initialized():

@@ -124,7 +124,9 @@ def preference(config: PreferenceConfig, *, init: Path, pairs: Path, out: Path, 
         num_validations=config.num_validations if held_out else 0,
     )
     state = make_state(model, config, parallel)
-    fit(state, run, config, snapshots=Snapshots(out / ".scratch", settings=config.model_dump_json()), runtime=runtime)
+    keep = {"keep_last": launch.keep_snapshots, "keep_every_steps": launch.keep_every_steps}
+    snapshots = Snapshots(out / ".scratch", settings=config.model_dump_json(), **keep)
+    fit(state, run, config, snapshots=snapshots, runtime=runtime)
     training = {
         "steps": state.step,
         "tokens": state.tokens,

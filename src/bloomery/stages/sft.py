@@ -96,7 +96,9 @@ def sft(config: SftConfig, *, init: Path, conversations: Sequence[Path], out: Pa
         num_validations=config.num_validations if rendered.held_out else 0,
     )
     state = make_state(model, config, parallel)
-    fit(state, run, config, snapshots=Snapshots(out / ".scratch", settings=config.model_dump_json()), runtime=runtime)
+    keep = {"keep_last": launch.keep_snapshots, "keep_every_steps": launch.keep_every_steps}
+    snapshots = Snapshots(out / ".scratch", settings=config.model_dump_json(), **keep)
+    fit(state, run, config, snapshots=snapshots, runtime=runtime)
     training = {
         "steps": state.step,
         "tokens": state.tokens,

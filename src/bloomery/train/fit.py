@@ -5,6 +5,7 @@ is in TrainState: a run that is killed and started again ends with the same byte
 is stopped by SIGTERM, which is saved first; spikes are left out or gone around (see train/spikes.py).
 """
 
+import contextlib
 import logging
 import math
 import time
@@ -126,7 +127,7 @@ def fit(state: TrainState, run: Run[B], config: TrainingConfig, *, snapshots: Sn
     dist.barrier()  # rank 0 must not begin to replace snapshots while others still read
     points = validation_steps(run.num_steps, run.num_validations) if run.validate is not None else set()
     log_every = -(-run.num_steps // MAX_LOGGED_STEPS)
-    with runtime.progress(run.num_steps, "steps") as bar:
+    with contextlib.closing(snapshots), runtime.progress(run.num_steps, "steps") as bar:
         bar.advance(state.step)
         while True:
             if state.step in points and all(row["step"] != state.step for row in state.curve):

@@ -172,7 +172,8 @@ def pretrain(
     )
     state = make_state(model, config, parallel)
     # What is read is part of what a run is: a snapshot of other tokens is refused, too.
-    snapshots = Snapshots(out / ".scratch", settings=f"{config.model_dump_json()} {' '.join(data.fingerprints)}")
+    keep = {"keep_last": launch.keep_snapshots, "keep_every_steps": launch.keep_every_steps}
+    snapshots = Snapshots(out / ".scratch", settings=f"{config.model_dump_json()} {' '.join(data.fingerprints)}", **keep)
     fit(state, run, config, snapshots=snapshots, runtime=runtime)
     training = {
         "steps": state.step,

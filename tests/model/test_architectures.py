@@ -35,8 +35,13 @@ MODELS: dict[str, tuple[str, dict[str, Any], torch.dtype]] = {
     "qwen3 yarn": ("Qwen3", {"head_dim": 16, "rope_parameters": {**YARN, "beta_fast": 16.0, "rope_theta": 1e6}}, torch.float32),
     "qwen3 windows": ("Qwen3", {"head_dim": 8, **WINDOWS, "layer_types": ["full_attention", "sliding_attention"] * 2}, torch.float32),
     "mistral": ("Mistral", {"sliding_window": 5, "head_dim": 10}, torch.bfloat16),
-    "mistral without window": ("Mistral", {"sliding_window": None}, torch.float32),
+    "mistral tied linear": (
+        "Mistral",
+        {"sliding_window": None, "tie_word_embeddings": True, "rope_parameters": {"rope_type": "linear", "factor": 2.0}},
+        torch.float32,
+    ),
     "smollm3": ("SmolLM3", {}, torch.bfloat16),
+    "smollm3 yarn": ("SmolLM3", {"rope_parameters": {**YARN, "rope_theta": 5e6, "truncate": False}}, torch.float32),
     "smollm3 windows": ("SmolLM3", {**WINDOWS, "no_rope_layers": [1, 0, 0, 1], "tie_word_embeddings": False}, torch.float32),
 }
 
@@ -146,6 +151,61 @@ def test_a_trained_checkpoint_keeps_the_fields_of_the_one_it_started_from(tmp_pa
     assert (tmp_path / "out" / "generation_config.json").read_bytes() == (tmp_path / "in" / "generation_config.json").read_bytes()
 
 
+PUBLISHED = {
+    "Llama-3.2-1B": (1_235_814_400, {
+        "architectures": ["LlamaForCausalLM"], "attention_bias": False, "attention_dropout": 0.0, "head_dim": 64, "hidden_act": "silu",
+        "hidden_size": 2048, "intermediate_size": 8192, "max_position_embeddings": 131072, "mlp_bias": False, "num_attention_heads": 32,
+        "num_hidden_layers": 16, "num_key_value_heads": 8, "pretraining_tp": 1, "rms_norm_eps": 1e-05, "rope_theta": 500000.0,
+        "rope_scaling": {
+            "factor": 32.0, "high_freq_factor": 4.0, "low_freq_factor": 1.0, "original_max_position_embeddings": 8192,
+            "rope_type": "llama3",
+        },
+        "tie_word_embeddings": True, "torch_dtype": "bfloat16", "vocab_size": 128256,
+    }),
+    "SmolLM2-135M": (134_515_008, {
+        "architectures": ["LlamaForCausalLM"], "attention_bias": False, "attention_dropout": 0.0, "hidden_act": "silu", "hidden_size": 576,
+        "intermediate_size": 1536, "is_llama_config": True, "max_position_embeddings": 8192, "num_attention_heads": 9,
+        "num_hidden_layers": 30, "num_key_value_heads": 3, "pretraining_tp": 1, "rms_norm_eps": 1e-05, "rope_interleaved": False,
+        "rope_scaling": None, "rope_theta": 100000, "tie_word_embeddings": True, "torch_dtype": "bfloat16", "vocab_size": 49152,
+    }),
+    "Qwen2.5-0.5B": (494_032_768, {
+        "architectures": ["Qwen2ForCausalLM"], "attention_dropout": 0.0, "hidden_act": "silu", "hidden_size": 896,
+        "intermediate_size": 4864,
+        "max_position_embeddings": 32768, "max_window_layers": 24, "num_attention_heads": 14, "num_hidden_layers": 24,
+        "num_key_value_heads": 2, "rms_norm_eps": 1e-06, "rope_theta": 1000000.0, "sliding_window": 32768, "tie_word_embeddings": True,
+        "use_mrope": False, "use_sliding_window": False, "vocab_size": 151936,
+    }),
+    "Qwen3-0.6B": (596_049_920, {
+        "architectures": ["Qwen3ForCausalLM"], "attention_bias": False, "attention_dropout": 0.0, "head_dim": 128, "hidden_act": "silu",
+        "hidden_size": 1024, "intermediate_size": 3072, "max_position_embeddings": 40960, "max_window_layers": 28,
+        "num_attention_heads": 16, "num_hidden_layers": 28, "num_key_value_heads": 8, "rms_norm_eps": 1e-06, "rope_scaling": None,
+        "rope_theta": 1000000, "sliding_window": None, "tie_word_embeddings": True, "use_sliding_window": False, "vocab_size": 151936,
+    }),
+    "Mistral-7B-v0.1": (7_241_732_096, {
+        "architectures": ["MistralForCausalLM"], "hidden_act": "silu", "hidden_size": 4096, "intermediate_size": 14336,
+        "max_position_embeddings": 32768, "num_attention_heads": 32, "num_hidden_layers": 32, "num_key_value_heads": 8,
+        "rms_norm_eps": 1e-05, "rope_theta": 10000.0, "sliding_window": 4096, "tie_word_embeddings": False, "vocab_size": 32000,
+    }),
+    "SmolLM3-3B": (3_075_098_624, {
+        "architectures": ["SmolLM3ForCausalLM"], "attention_bias": False, "attention_dropout": 0.0, "hidden_act": "silu",
+        "hidden_size": 2048, "intermediate_size": 11008, "layer_types": ["full_attention"] * 36, "max_position_embeddings": 65536,
+        "max_window_layers": 28, "mlp_bias": False, "no_rope_layer_interval": 4, "no_rope_layers": [1, 1, 1, 0] * 9,
+        "num_attention_heads": 16, "num_hidden_layers": 36, "num_key_value_heads": 4, "pretraining_tp": 2, "rms_norm_eps": 1e-06,
+        "rope_scaling": None, "rope_theta": 5000000.0, "sliding_window": None, "use_sliding_window": False, "vocab_size": 128256,
+    }),
+}  # fmt: skip
+"""The config.json of released checkpoints, what is about shape in them, and their number of parameters."""
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_released_checkpoints_config_gives_its_published_size(name: str) -> None:
+    size, raw = PUBLISHED[name]
+    config = parse_config(raw, Path("config.json"))
+    assert count_params(config) == size
+    assert config.sliding_window == (4096 if name.startswith("Mistral") else 0)
+    assert config.nope_layers == (tuple(range(3, 36, 4)) if name.startswith("SmolLM3") else ())
+
+
 @pytest.mark.parametrize(
     ("name", "change", "words"),
     [
@@ -159,6 +219,7 @@ def test_a_trained_checkpoint_keeps_the_fields_of_the_one_it_started_from(tmp_pa
         ("Llama", {"rope_parameters": {"rope_type": "linear"}}, "'factor'"),
         ("Llama", {"rope_parameters": {"full_attention": {"rope_type": "default"}}}, "full_attention"),
         ("Llama", {"partial_rotary_factor": 0.5}, "partial_rotary_factor = 0.5"),
+        ("Llama", {"rope_interleaved": True}, "rope_interleaved = True"),
         ("Qwen3", {"use_sliding_window": True, "layer_types": ["chunked_attention"] * 4}, "chunked_attention"),
         ("Mistral", {"layer_types": ["full_attention"] * 4}, "layer_types"),
         ("Llama", {"architectures": ["LlamaForSequenceClassification"], "id2label": {"0": "a", "1": "b"}}, "2 labels"),

@@ -8,7 +8,7 @@ import fsspec
 import pytest
 
 from bloomery.core.artifact import Store
-from bloomery.core.errors import DataError
+from bloomery.core.errors import ConfigError, DataError
 from bloomery.core.remote import remote_url
 from bloomery.core.stage import Slot
 from bloomery.curate.warc import WrittenPage, write_warc
@@ -42,6 +42,17 @@ def test_local_files_are_known_by_their_bytes_wherever_they_lie(tmp_path, hashes
     (tmp_path / "two" / "a.jsonl").write_text("[]")
     changed = find_source(str(tmp_path / "two" / "a.jsonl"), PAGES, hashes).fingerprint
     assert len(prints) == 1 and changed not in prints
+
+
+def test_a_checkpoint_serves_where_a_tokenizer_is_needed_and_nothing_else_does(tmp_path, hashes):
+    for kind in ("checkpoint", "documents"):
+        (tmp_path / kind).mkdir()
+        (tmp_path / kind / "artifact.json").write_text(json.dumps({"kind": kind, "fingerprint": f"{kind}-print"}))
+    assert find_source(str(tmp_path / "checkpoint"), Slot("tokenizer"), hashes).fingerprint == "checkpoint-print"
+    with pytest.raises(ConfigError, match="holds documents; expected tokenizer"):
+        find_source(str(tmp_path / "documents"), Slot("tokenizer"), hashes)
+    with pytest.raises(ConfigError, match="holds checkpoint; expected tokens"):
+        find_source(str(tmp_path / "checkpoint"), Slot("tokens"), hashes)
 
 
 def test_remote_files_are_listed_and_known_by_the_state_that_their_server_gives(memory, hashes):

@@ -44,6 +44,7 @@ REFUSED = {
     "hidden_act": (None, "silu", "swish"),
     "attention_dropout": (None, 0, 0.0),
     "partial_rotary_factor": (None, 1, 1.0),
+    "rope_interleaved": (None, False),
     "quantization_config": (None,),
 }
 """Settings that change what a model computes, and the values of them that this transformer has."""

@@ -131,6 +131,17 @@ def test_tokens_of_another_tokenizer_are_refused(tmp_path: Path, tiny_tokens: Pa
         pretrain(TINY, tokens=tiny_tokens, tokenizer=tmp_path, out=tmp_path / "out", runtime=Runtime(quiet=True))
 
 
+def test_a_tokenizer_that_pads_with_its_end_is_refused_before_the_first_step(
+    tmp_path: Path, tiny_tokens: Path, tiny_tokenizer: Path
+) -> None:
+    (tmp_path / "tokenizer.json").write_bytes((tiny_tokenizer / "tokenizer.json").read_bytes())
+    names = json.loads((tiny_tokenizer / "tokenizer_config.json").read_text())
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({**names, "pad_token": "<|end|>"}))
+    with pytest.raises(ConfigError, match="padding and end of answer are the same token"):
+        pretrain(TINY, tokens=tiny_tokens, tokenizer=tmp_path, out=tmp_path / "out", runtime=Runtime(quiet=True))
+    assert not (tmp_path / "out" / "training.json").exists()
+
+
 def test_a_step_smaller_than_a_row_is_a_config_error(tmp_path: Path, tiny_tokens: Path, tiny_tokenizer: Path) -> None:
     config = TINY.model_copy(update={"batch_tokens": 16})
     with pytest.raises(ConfigError, match=r"batch_tokens = 16 holds 0 rows of sequence_tokens = 32"):

@@ -144,8 +144,9 @@ def _split_class(raw: Mapping[str, Any], path: Path) -> tuple[str, Head]:
     for suffix, head in HEADS.items():
         name = found.removesuffix(suffix)
         if name != found and name in ARCHITECTURES:
-            if head == "scalar" and len(raw.get("id2label") or {"0": "", "1": ""}) != 1:
-                raise DataError(f"{path}: {found} with {len(raw.get('id2label') or '..')} labels; a scalar head has one")
+            num_labels = len(raw.get("id2label") or (0, 1))  # two is what transformers takes for a file that says nothing
+            if head == "scalar" and num_labels != 1:
+                raise DataError(f"{path}: {found} with {num_labels} labels; a scalar head has one")
             return name, head
     known = ", ".join(f"{name}{suffix}" for suffix in HEADS for name in ARCHITECTURES)
     raise DataError(f"{path}: the architecture is {found}; expected one of {known}")

@@ -25,7 +25,7 @@ from bloomery.core.stage import Launch, Runtime, Slot, Stage
 from bloomery.model.architectures import read_config
 from bloomery.model.config import ModelShape, count_params, make_model_config
 from bloomery.model.device import resolve_device, resolve_dtype
-from bloomery.model.huggingface import load_model, save_model
+from bloomery.model.huggingface import load_model, read_special_tokens, save_model
 from bloomery.model.lora import add_adapters
 from bloomery.model.transformer import Transformer
 from bloomery.objectives.next_token import linear_next_token
@@ -148,6 +148,8 @@ def pretrain(
     vocabulary = load_tokenizer(tokenizer)
     data = _open_data(config, [tokens] if isinstance(tokens, Path) else list(tokens), vocabulary, out, parallel.layout.data)
     plan, logged = data.plan, data.logged_names()
+    if init is None:
+        read_special_tokens(tokenizer)  # what cannot be saved at the end is better refused now
     model = _make_model(config, vocabulary, init)
     model.compute_dtype = resolve_dtype(config.precision, device)
     model = distribute(model, parallel, launch, device)

@@ -18,7 +18,8 @@ from safetensors.torch import load_file, save_file
 from bloomery.core import dist
 from bloomery.core.files import read_json, write_json
 from bloomery.core.stage import Launch
-from bloomery.model.config import ModelConfig
+from bloomery.model.config import LoraConfig, ModelConfig
+from bloomery.model.lora import add_adapters
 from bloomery.model.transformer import Transformer
 from bloomery.objectives.next_token import linear_next_token
 from bloomery.objectives.terms import LossTerms
@@ -30,8 +31,9 @@ from bloomery.train.step import num_micro_batches, own_share, sum_losses, train_
 
 NUM_STEPS, TOKENS = 20, 16
 SIZES = {"vocab_size": 50, "dim": 32, "num_layers": 4, "num_heads": 4, "num_kv_heads": 2, "head_dim": 8, "mlp_dim": 48}
-ROWS = {"tied": 8, "free": 7}
-"""Of a step of the models with tied and with free output matrix; 7 rows are four and three."""
+ROWS = {"tied": 8, "free": 7, "lora": 7}
+"""Of a step of the models with tied and with free output matrix, and of one whose adapters alone are trained; 7 rows are
+four and three."""
 CONFIG = TrainingConfig(learning_rate=3e-5, embedding_learning_rate=3e-5, precision="fp32")
 MICRO = {"micro_batch_tokens": 3 * TOKENS}
 """At most three rows at a time: four make two micro-batches and three make one, so that one process waits for the other."""
@@ -58,7 +60,9 @@ MODES: dict[int, dict[str, Launch]] = {
 
 
 FREE = [(2, "fsdp"), (2, "tensor and sequence"), (2, "pipeline")]
-CASES = [(world, mode, "tied") for world, modes in MODES.items() for mode in modes] + [(*case, "free") for case in FREE]
+LORA = [(2, "ddp"), (2, "fsdp")]
+CASES = [(world, mode, "tied") for world, modes in MODES.items() for mode in modes]
+CASES += [(*case, "free") for case in FREE] + [(*case, "lora") for case in LORA]
 
 
 def batch_of_step(step: int, rows: int = 8) -> Batch:
@@ -81,8 +85,10 @@ def objective(model: Transformer, batch: Batch) -> LossTerms:
 def start(model: str, launch: Launch) -> TrainState:
     cpu = torch.device("cpu")
     config = ModelConfig(**SIZES, max_positions=TOKENS, tied_embeddings=model == "tied")
-    parallel = arrange(launch, cpu)
-    return make_state(distribute(Transformer(config, seed=3), parallel, launch, cpu), CONFIG, parallel)
+    parallel, whole = arrange(launch, cpu), Transformer(config, seed=3)
+    if model == "lora":
+        add_adapters(whole, LoraConfig(rank=4), seed=3)
+    return make_state(distribute(whole, parallel, launch, cpu), CONFIG, parallel)
 
 
 def take_steps(state: TrainState, model: str, launch: Launch, until: int) -> list[tuple[float, float, int]]:

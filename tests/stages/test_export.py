@@ -8,7 +8,7 @@ import torch
 from bloomery.core.config import check_config
 from bloomery.core.errors import DataError
 from bloomery.core.stage import Runtime
-from bloomery.model.huggingface import load_model
+from bloomery.model.huggingface import load_model, save_model
 from bloomery.stages.export import ExportConfig, export
 
 
@@ -47,6 +47,18 @@ def test_a_checkpoint_of_other_hands_goes_out_as_it_came(tmp_path: Path, tiny_to
     export(ExportConfig(dtype="bf16"), model=tmp_path / "in", out=tmp_path / "one", runtime=Runtime(quiet=True))
     assert (tmp_path / "one" / "config.json").read_bytes() == files["config.json"]
     assert {path.name for path in (tmp_path / "one").glob("*.safetensors")} == {"model.safetensors"}
+
+
+def test_a_weight_too_large_for_fp16_is_named_and_fp16_else_rounds(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    export(ExportConfig(dtype="fp16"), model=tiny_checkpoint, out=tmp_path / "half", runtime=Runtime(quiet=True))
+    for a, b in zip(load_model(tiny_checkpoint).parameters(), load_model(tmp_path / "half").parameters(), strict=True):
+        assert torch.equal(a.half().float(), b)
+    model = load_model(tiny_checkpoint)
+    with torch.no_grad():
+        model.model.norm.weight[3] = 70_000.0
+    save_model(model, tmp_path / "large", tokenizer=tiny_checkpoint)
+    with pytest.raises(DataError, match=r"model\.norm\.weight holds a number of size 70000\.0, which float16 has no room for"):
+        export(ExportConfig(dtype="fp16"), model=tmp_path / "large", out=tmp_path / "out", runtime=Runtime(quiet=True))
 
 
 def test_exporting_twice_gives_the_same_bytes(tmp_path: Path, tiny_checkpoint: Path) -> None:

@@ -1,5 +1,6 @@
 """LoRA as a setting of a training stage: it learns, resumes to the same bytes, and leaves the rest as it was."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -8,12 +9,14 @@ from safetensors.torch import load_file
 from torch.distributed.checkpoint.filesystem import FileSystemReader
 
 from bloomery.core.errors import ConfigError
-from bloomery.core.files import read_json
+from bloomery.core.files import read_json, write_jsonl
 from bloomery.core.metrics import MetricsLog
 from bloomery.core.stage import Runtime
 from bloomery.model.config import LoraConfig
 from bloomery.stages.export import ExportConfig, export
+from bloomery.stages.preference import PreferenceConfig, preference
 from bloomery.stages.pretrain import PretrainConfig, pretrain
+from bloomery.stages.sft import SftConfig, sft
 from bloomery.train import checkpoint
 
 TINY = PretrainConfig(
@@ -58,6 +61,30 @@ def test_adapters_learn_and_the_run_goes_on_from_a_snapshot_that_holds_nothing_e
         assert path.read_bytes() == (tmp_path / "cut" / path.relative_to(tmp_path / "whole")).read_bytes(), path.name
     losses = [row["loss"] for row in read_json(tmp_path / "whole" / "training.json")["validation"]]
     assert losses == sorted(losses, reverse=True) and losses[-1] < losses[0] - 0.15
+
+
+def changed_weights(before: Path, after: Path) -> set[str]:
+    """The ends of the names of the weights that differ between two checkpoints."""
+    old, new = (load_file(folder / "model.safetensors") for folder in (before, after))
+    return {name.split(".")[-2] for name, weight in old.items() if not torch.equal(weight, new[name])}
+
+
+def test_fine_tuning_and_preferences_train_adapters_alone(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    question, answers = [{"role": "user", "content": "where"}], {"chosen": "the house", "rejected": "dog"}
+    talk = [*question, {"role": "assistant", "content": "the house"}]
+    pair = {"prompt": question, **{name: [{"role": "assistant", "content": text}] for name, text in answers.items()}}
+    write_jsonl(tmp_path / "talks.jsonl", [{"messages": talk}] * 20)
+    write_jsonl(tmp_path / "pairs.jsonl", [pair] * 20)
+    shared = {"lora": LoraConfig(rank=2, targets=("o_proj",)), "steps": 6, "optimizer": "adamw", "held_out_fraction": 0.0}
+    arguments = {"init": tiny_checkpoint, "runtime": Runtime(quiet=True)}
+    tuned = SftConfig(**shared, sequence_tokens=48, batch_tokens=192)
+    metrics = sft(tuned, **arguments, conversations=[tmp_path / "talks.jsonl"], out=tmp_path / "sft")
+    assert changed_weights(tiny_checkpoint, tmp_path / "sft") == {"o_proj"} and metrics["train_loss"] < math.log(280)
+    preferred = PreferenceConfig(**shared, batch_pairs=16)
+    metrics = preference(preferred, **arguments, pairs=tmp_path / "pairs.jsonl", out=tmp_path / "preference")
+    assert changed_weights(tiny_checkpoint, tmp_path / "preference") == {"o_proj"} and metrics["train_loss"] < math.log(2)
+    for name in ("sft", "preference"):
+        assert (tmp_path / name / "adapter" / "adapter_model.safetensors").is_file()
 
 
 def test_an_export_adds_an_adapter_to_its_weights(tmp_path: Path, tiny_tokens: Path, tiny_tokenizer: Path, tiny_checkpoint: Path) -> None:

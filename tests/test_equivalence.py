@@ -6,12 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
 import torch
 
 from bloomery.core import dist
 from bloomery.core.files import write_jsonl
-from bloomery.core.stage import Runtime
+from bloomery.core.stage import Launch, Runtime
 from bloomery.model.config import ModelConfig, ModelShape
 from bloomery.model.huggingface import load_model, save_model
 from bloomery.model.transformer import Transformer
@@ -20,7 +19,6 @@ from bloomery.stages.pretrain import PretrainConfig, pretrain
 from bloomery.tokens.shards import write_manifest, write_shard
 from bloomery.tokens.tokenizer import load_tokenizer
 from bloomery.tokens.train import train_bpe, write_tokenizer
-from bloomery.train import step
 
 # AdamW and no clipping at work: Muon's bfloat16 rounds would blow a difference in the last bit up to one in the third.
 TRAINING = {"optimizer": "adamw", "learning_rate": 0.001, "embedding_learning_rate": 0.001, "precision": "fp32", "seed": 4}
@@ -48,9 +46,9 @@ def write_inputs(folder: Path) -> None:
     write_jsonl(folder / "pairs.jsonl", [{"prompt": f"say {i}", "chosen": "a cat", "rejected": "mat " * (i % 5)} for i in range(20)])
 
 
-def train_both(folder: Path, name: str) -> None:
+def train_both(folder: Path, name: str, *, micro_batch_tokens: int = 0) -> None:
     torch.set_num_threads(1)
-    runtime = Runtime(device="cpu", quiet=True)
+    runtime = Runtime(device="cpu", quiet=True, launch=Launch(micro_batch_tokens=micro_batch_tokens))
     pretrain(PRETRAIN, tokens=folder / "tokens", tokenizer=folder / "tokenizer", out=folder / name / "base", runtime=runtime)
     preference(PREFERENCE, init=folder / "init", pairs=folder / "pairs.jsonl", out=folder / name / "dpo", runtime=runtime)
 
@@ -66,15 +64,14 @@ def assert_same_model(one: Path, other: Path) -> None:
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
 
 
-def test_one_process_two_processes_and_other_micro_batches_train_the_same_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_process_two_processes_and_other_micro_batches_train_the_same_model(tmp_path: Path) -> None:
     write_inputs(tmp_path)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     ranks = [start_rank(rank, port, tmp_path) for rank in range(2)]
     train_both(tmp_path, "one")
-    monkeypatch.setattr(step, "MICRO_BATCH_TOKENS", {False: 64, True: 64})
-    train_both(tmp_path, "micro")
+    train_both(tmp_path, "micro", micro_batch_tokens=64)
     for process in ranks:
         assert process.wait(timeout=300) == 0
     for stage in ("base", "dpo"):

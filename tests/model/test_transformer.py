@@ -7,10 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from bloomery.model import transformer
 from bloomery.model.cache import KVCache
 from bloomery.model.config import ModelConfig
-from bloomery.model.transformer import Transformer, attend
+from bloomery.model.transformer import Transformer
 
 
 def make_model(**changes: Any) -> Transformer:
@@ -172,38 +171,6 @@ def test_rows_can_leave_the_cache_and_change_places() -> None:
         assert (cache.num_rows, cache.max_tokens) == (2, 8)
         hidden = model.hidden_states(token_BT[[2, 0], 5:], position_BT=torch.full((2, 1), 5), cache=cache)
         torch.testing.assert_close(model.logits(hidden)[:, 0], model(token_BT[[2, 0]])[:, 5], atol=1e-5, rtol=0)
-
-
-@pytest.mark.parametrize("shape", [(2, 4, 6, 6), (2, 4, 1, 9), (1, 6, 3, 8)])
-@pytest.mark.parametrize("num_kv_heads", [1, 2])
-def test_grouped_products_are_softmax_attention(shape: tuple[int, int, int, int], num_kv_heads: int) -> None:
-    B, H, T, S = shape
-    generator = torch.Generator().manual_seed(0)
-    query, key, value = (torch.randn(B, heads, n, 8, generator=generator) for heads, n in ((H, T), (num_kv_heads, S), (num_kv_heads, S)))
-    visible = torch.rand(B, 1, T, S, generator=generator) < 0.6
-    visible[..., 0] = True
-    bias = torch.zeros(visible.shape).masked_fill(~visible, -math.inf)
-    expected = torch.empty(B, H, T, 8)
-    for b in range(B):
-        for h in range(H):
-            g = h // (H // num_kv_heads)
-            expected[b, h] = ((query[b, h] @ key[b, g].T) / math.sqrt(8) + bias[b, 0]).softmax(-1) @ value[b, g]
-    torch.testing.assert_close(attend(query, key, value, bias), expected, atol=1e-5, rtol=0)
-    # In bfloat16 short rows take the grouped path; it may only be less exact.
-    narrow = attend(query.bfloat16(), key.bfloat16(), value.bfloat16(), bias.bfloat16())
-    torch.testing.assert_close(narrow.float(), expected, atol=0.05, rtol=0)
-
-
-def test_both_ways_of_attention_have_the_same_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = []
-    document_BT = torch.tensor([[1] * 6 + [2] * 6] * 2)
-    for limit in (0, 256):
-        monkeypatch.setattr(transformer, "GROUPED_MATMUL_TOKENS", limit)
-        model = make_model()
-        model.compute_dtype = torch.bfloat16
-        model(random_tokens(2, 12), document_BT=document_BT).square().sum().backward()
-        found.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
-    assert torch.nn.functional.cosine_similarity(*found, dim=0) > 0.999
 
 
 def test_initial_weights_follow_from_the_seed_alone() -> None:

@@ -216,7 +216,8 @@ def test_validation_speaks_of_each_source(
     for name, numbers in alone.items():
         assert {key: found[f"{key}/{name}"] for key in numbers} == numbers
     assert min(n["loss"] for n in alone.values()) < found["loss"] < max(n["loss"] for n in alone.values())
-    assert measure_sources(model, sources={"cats": held_out["cats"]}, token_bytes=sizes, config=config) == alone["cats"]
+    only = {"cats": held_out["cats"]}
+    assert measure_sources(model, sources=only, token_bytes=sizes, config=config) == alone["cats"]
 
 
 def test_of_many_sources_the_last_are_logged_together(

@@ -76,8 +76,12 @@ class Launch(Config):
     """Of a pipeline: one run of layers a process, or several by turns, which idles less and sends more."""
     virtual_stages: int = Field(default=2, ge=2)
     """With "interleaved": runs of layers a process."""
+    compile: Literal["auto", "on", "off"] = "auto"
+    """Whether torch.compile makes the layers: "auto" on CUDA only, because on a CPU it takes a minute and a C++ compiler."""
+    activation_checkpointing: Literal["none", "full"] = "none"
+    """"full" keeps only what lies between layers for the backward pass, and computes the rest again."""
     micro_batch_tokens: NonNegativeInt = 0
-    """Places that go through the model at a time in each process; 0 = 8,192 on CPUs, 65,536 on GPUs."""
+    """Places that go through the model at a time in each process; 0 = 8,192 on CPUs, as many as fit up to 65,536 on GPUs."""
     keep_snapshots: PositiveInt = 2
     """Newest snapshots of a running training that are kept."""
     keep_every_steps: NonNegativeInt = 0

@@ -31,13 +31,14 @@ class KVCache:
         """How many tokens a row can hold."""
         return self.key_LBGSK.shape[3]
 
-    def write(self, layer: int, key_BGTK: Tensor, value_BGTK: Tensor, position_BT: Tensor, *, num_slots: int) -> tuple[Tensor, Tensor]:
-        """Stores the new keys and values of a layer at their positions; returns its first `num_slots` slots, as BGSK."""
+    def write(self, layer: int, key_BTGK: Tensor, value_BTGK: Tensor, position_BT: Tensor, *, num_slots: int) -> tuple[Tensor, Tensor]:
+        """Stores the new keys and values of a layer at their positions; returns its first `num_slots` slots, as BSGK."""
         row_B1 = torch.arange(self.num_rows, device=position_BT.device)[:, None]
         # Indexing with a slice between two index tensors puts the indexed dimensions first: B, T, G, K.
-        self.key_LBGSK[layer][row_B1, :, position_BT] = key_BGTK.transpose(1, 2).to(self.key_LBGSK.dtype)
-        self.value_LBGSK[layer][row_B1, :, position_BT] = value_BGTK.transpose(1, 2).to(self.value_LBGSK.dtype)
-        return self.key_LBGSK[layer, :, :, :num_slots], self.value_LBGSK[layer, :, :, :num_slots]
+        self.key_LBGSK[layer][row_B1, :, position_BT] = key_BTGK.to(self.key_LBGSK.dtype)
+        self.value_LBGSK[layer][row_B1, :, position_BT] = value_BTGK.to(self.value_LBGSK.dtype)
+        key_BSGK, value_BSGK = (kept_LBGSK[layer, :, :, :num_slots].transpose(1, 2) for kept_LBGSK in (self.key_LBGSK, self.value_LBGSK))
+        return key_BSGK, value_BSGK
 
     def keep_rows(self, row_B: Tensor) -> None:
         """Drops every row but these, in this order (a row may come more than once)."""

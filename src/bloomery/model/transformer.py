@@ -10,21 +10,19 @@ Shapes: B batch, T query tokens, S key tokens, D model, F mlp, V vocabulary, H h
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from bloomery.model.attention import Visibility, attend, make_visibility
 from bloomery.model.cache import KVCache
 from bloomery.model.config import LoraConfig, ModelConfig
 from bloomery.model.kernels import rms_norm, rotate
 from bloomery.model.rope import rotation
-
-GROUPED_MATMUL_TOKENS = 256
-"""Up to this many keys plain matrix products beat torch's attention kernel for CPUs in bfloat16 (9 ms to 19 ms for 16
-rows of 256 and their backward pass); at 512 they lose (34 to 28)."""
 
 
 class Context(NamedTuple):
@@ -32,9 +30,8 @@ class Context(NamedTuple):
 
     cos_BT1K: Tensor
     sin_BT1K: Tensor
-    bias_B1TS: Tensor | None
-    """0 where a query sees a key and -inf where not; None: plain causal."""
-    window_bias_B1TS: Tensor | None
+    visibility: Visibility
+    window_visibility: Visibility
     """The same for layers with a sliding window."""
     cache: KVCache | None
     position_BT: Tensor
@@ -54,6 +51,21 @@ class Linear(nn.Linear):
         """x with its last dimension mapped to output_dim."""
         bias: Tensor | None = self.bias
         return F.linear(x, self.weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
+
+
+def project(x: Tensor, *layers: nn.Module) -> Sequence[Tensor]:
+    """What each of these layers makes of x; compiled, as one product: x is read once, and so is its gradient written."""
+    weights = [layer.weight for layer in layers if isinstance(layer, Linear) and _is_plain(layer)]
+    if len(weights) < len(layers) or not torch.compiler.is_compiling():
+        return [layer(x) for layer in layers]
+    product = F.linear(x, torch.cat(weights).to(x.dtype))
+    parts: Sequence[Tensor] = torch.split(product, [len(weight) for weight in weights], -1)
+    return parts
+
+
+def _is_plain(layer: Linear) -> bool:
+    # Not one that adapters or float8 have replaced, nor one whose weight is spread over devices.
+    return type(layer) is Linear and type(layer.weight) is nn.Parameter and layer._parameters.get("bias") is None
 
 
 class RMSNorm(nn.Module):
@@ -88,18 +100,17 @@ class Attention(nn.Module):
     def forward(self, x_BTD: Tensor, context: Context, layer: int) -> Tensor:
         """What layer number `layer` reads from the tokens that each token may see."""
         B, T, _ = x_BTD.shape
-        query_BTHK = self.q_norm(self.q_proj(x_BTD).view(B, T, -1, self.head_dim))
-        key_BTGK = self.k_norm(self.k_proj(x_BTD).view(B, T, -1, self.head_dim))
+        projected = project(x_BTD, self.q_proj, self.k_proj, self.v_proj)
+        query_BTHK, key_BSGK, value_BSGK = (part.view(B, T, -1, self.head_dim) for part in projected)
+        query_BTHK, key_BSGK = self.q_norm(query_BTHK), self.k_norm(key_BSGK)
         if self.has_rotation:
             query_BTHK = rotate(query_BTHK, context.cos_BT1K, context.sin_BT1K)
-            key_BTGK = rotate(key_BTGK, context.cos_BT1K, context.sin_BT1K)
-        query_BHTK, key_BGSK = query_BTHK.transpose(1, 2), key_BTGK.transpose(1, 2)
-        value_BGSK = self.v_proj(x_BTD).view(B, T, -1, self.head_dim).transpose(1, 2)
+            key_BSGK = rotate(key_BSGK, context.cos_BT1K, context.sin_BT1K)
         if context.cache is not None:
-            key_BGSK, value_BGSK = context.cache.write(layer, key_BGSK, value_BGSK, context.position_BT, num_slots=context.num_slots)
-        bias_B1TS = context.window_bias_B1TS if self.has_window else context.bias_B1TS
-        out_BHTK = attend(query_BHTK, key_BGSK.to(x_BTD.dtype), value_BGSK.to(x_BTD.dtype), bias_B1TS)
-        out_BTD: Tensor = self.o_proj(out_BHTK.transpose(1, 2).reshape(B, T, -1))
+            key_BSGK, value_BSGK = context.cache.write(layer, key_BSGK, value_BSGK, context.position_BT, num_slots=context.num_slots)
+        visibility = context.window_visibility if self.has_window else context.visibility
+        out_BTHK = attend(query_BTHK, key_BSGK.to(x_BTD.dtype), value_BSGK.to(x_BTD.dtype), visibility)
+        out_BTD: Tensor = self.o_proj(out_BTHK.reshape(B, T, -1))
         return out_BTD
 
 
@@ -114,7 +125,8 @@ class MLP(nn.Module):
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """Each token by itself."""
-        out_BTD: Tensor = self.down_proj(F.silu(self.gate_proj(x_BTD)) * self.up_proj(x_BTD))
+        gate_BTF, up_BTF = project(x_BTD, self.gate_proj, self.up_proj)
+        out_BTD: Tensor = self.down_proj(F.silu(gate_BTF) * up_BTF)
         return out_BTD
 
 
@@ -148,6 +160,10 @@ class Stack(nn.Module):
 class Transformer(nn.Module):
     """A causal language model, or one with a scalar head. `compute_dtype` is that of activations; weights keep their own.
 
+    `recompute_layers` keeps only the stream between layers for the backward pass and computes what is inside them again
+    (activation checkpointing, arXiv:1604.06174): a third more work, a fraction of the memory. `compiled` says that the
+    layers are, so that losses may be, too; `train.compute.prepare_model` sets both.
+
     `seed` names the initial weights, each drawn by its own generator; None leaves them empty, to be loaded.
     """
 
@@ -155,6 +171,8 @@ class Transformer(nn.Module):
         super().__init__()
         self.config = config
         self.compute_dtype = torch.float32
+        self.recompute_layers = False
+        self.compiled = False
         self.lora = LoraConfig()  # the adapters it has; see model/lora.py
         self.gather_head: Callable[[Tensor], Tensor] | None = None  # where processes share the output matrix: makes it whole
         self.model = Stack(config)
@@ -170,18 +188,19 @@ class Transformer(nn.Module):
         position_BT: Tensor | None = None,
         document_BT: Tensor | None = None,
         cache: KVCache | None = None,
+        max_runs: int | None = None,
     ) -> Tensor:
         """The normalised stream after the last layer, BTD in compute_dtype.
 
         Without `position_BT` positions count from 0. With `document_BT` a token sees only its own document (numbered
         from 1; 0 is padding). With `cache` a token at position p sees slots up to p of its row; positions are then
-        needed, and documents cannot be given.
+        needed, and documents cannot be given. `max_runs`: see `make_visibility`.
         """
         assert cache is None or (position_BT is not None and document_BT is None)
         if position_BT is None:
             position_BT = torch.arange(token_BT.shape[1], device=token_BT.device).expand_as(token_BT)
         x_BTD = self.model.embed_tokens(token_BT).to(self.compute_dtype)
-        context = make_context(self.config, position_BT, document_BT, cache, dtype=self.compute_dtype)
+        context = make_context(self.config, position_BT, document_BT, cache, dtype=self.compute_dtype, max_runs=max_runs)
         for i in range(self.config.num_layers):
             x_BTD = self.run_layer(i, x_BTD, context)
         normed_BTD: Tensor = self.model.norm(x_BTD)
@@ -189,7 +208,11 @@ class Transformer(nn.Module):
 
     def run_layer(self, number: int, x_BTD: Tensor, context: Context) -> Tensor:
         """The stream after layer `number`."""
-        out_BTD: Tensor = self.model.layers[number](x_BTD, context, number)
+        layer = self.model.layers[number]
+        if self.recompute_layers and torch.is_grad_enabled():
+            out_BTD: Tensor = checkpoint(layer, x_BTD, context, number, use_reentrant=False)
+        else:
+            out_BTD = layer(x_BTD, context, number)
         return out_BTD
 
     @property
@@ -213,51 +236,26 @@ class Transformer(nn.Module):
 
 
 def make_context(
-    config: ModelConfig, position_BT: Tensor, document_BT: Tensor | None, cache: KVCache | None, *, dtype: torch.dtype
+    config: ModelConfig,
+    position_BT: Tensor,
+    document_BT: Tensor | None,
+    cache: KVCache | None,
+    *,
+    dtype: torch.dtype,
+    max_runs: int | None = None,
 ) -> Context:
     """What the layers share for one batch, made once."""
     # In float32 whatever the dtype: bfloat16 cannot tell position 257 from 256.
     frequency_P, scale = rotation(config, position_BT.device)
     angle_BT1K = (position_BT.float()[..., None, None] * frequency_P).repeat(1, 1, 1, 2)
-    num_slots, visible_BTS, T = 0, None, position_BT.shape[1]
-    slot_S, place_BT1 = torch.arange(T, device=position_BT.device), torch.arange(T, device=position_BT.device)[None, :, None]
-    if cache is not None:
-        # In sixteens: CPU kernels sum other lengths in another order, and a row would depend on the longest of its batch.
-        num_slots = min(cache.max_tokens, (int(position_BT.max()) // 16 + 1) * 16)
-        slot_S, place_BT1 = torch.arange(num_slots, device=position_BT.device), position_BT[..., None]
-        visible_BTS = slot_S <= place_BT1
-    elif document_BT is not None:
-        visible_BTS = (document_BT[:, :, None] == document_BT[:, None, :]) & (slot_S <= place_BT1)
-    window_BTS = visible_BTS
-    if 0 < config.sliding_window < len(slot_S):
-        window_BTS = (slot_S <= place_BT1 if visible_BTS is None else visible_BTS) & (slot_S > place_BT1 - config.sliding_window)
-    bias_B1TS = _as_bias(visible_BTS, dtype)
-    window_bias_B1TS = bias_B1TS if window_BTS is visible_BTS else _as_bias(window_BTS, dtype)
+    # In sixteens: CPU kernels sum other lengths in another order, and a row would depend on the longest of its batch.
+    num_slots = 0 if cache is None else min(cache.max_tokens, (int(position_BT.max()) // 16 + 1) * 16)
+    visibility, window_visibility = (
+        make_visibility(position_BT, document_BT, num_slots=num_slots, window=window, dtype=dtype, max_runs=max_runs)
+        for window in (0, config.sliding_window)
+    )
     cos_BT1K, sin_BT1K = (scale * angle_BT1K.cos()).to(dtype), (scale * angle_BT1K.sin()).to(dtype)
-    return Context(cos_BT1K, sin_BT1K, bias_B1TS, window_bias_B1TS, cache, position_BT, num_slots)
-
-
-def _as_bias(visible_BTS: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    if visible_BTS is None:
-        return None
-    return torch.zeros(visible_BTS.shape, dtype=dtype, device=visible_BTS.device).masked_fill_(~visible_BTS, -math.inf)[:, None]
-
-
-def attend(query_BHTK: Tensor, key_BGSK: Tensor, value_BGSK: Tensor, bias_B1TS: Tensor | None) -> Tensor:
-    """Softmax attention of H query heads over G key-value heads; head h reads key-value head h // (H / G). Without a bias: causal."""
-    B, H, T, K = query_BHTK.shape
-    G, S = key_BGSK.shape[1:3]
-    one_token = T == 1 and bias_B1TS is not None
-    short_rows = S <= GROUPED_MATMUL_TOKENS and query_BHTK.dtype == torch.bfloat16 and query_BHTK.device.type == "cpu"
-    if bias_B1TS is None or not (one_token or short_rows):
-        causal = bias_B1TS is None
-        out_BHTK: Tensor = F.scaled_dot_product_attention(query_BHTK, key_BGSK, value_BGSK, bias_B1TS, is_causal=causal, enable_gqa=G != H)
-        return out_BHTK
-    # The query heads of a group lie under one another, so that a group is one product and keys are never repeated.
-    query_NRK = (query_BHTK * K**-0.5).reshape(B * G, H // G * T, K)
-    score_BHTS = (query_NRK @ key_BGSK.flatten(0, 1).mT).view(B, H, T, S).add_(bias_B1TS)
-    out_NRK: Tensor = score_BHTS.softmax(-1).view(B * G, H // G * T, S) @ value_BGSK.flatten(0, 1)
-    return out_NRK.view(B, H, T, K)
+    return Context(cos_BT1K, sin_BT1K, visibility, window_visibility, cache, position_BT, num_slots)
 
 
 @torch.no_grad()

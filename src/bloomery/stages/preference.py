@@ -20,7 +20,7 @@ from bloomery.core.conversation import Message, find_problem
 from bloomery.core.errors import DataError
 from bloomery.core.files import expand, read_json, read_jsonl, sha256_file, write_atomically, write_json
 from bloomery.core.stage import Launch, Runtime, Slot, Stage
-from bloomery.model.device import resolve_device, resolve_dtype
+from bloomery.model.device import resolve_device
 from bloomery.model.huggingface import load_model, save_model
 from bloomery.model.lora import add_adapters
 from bloomery.model.transformer import Transformer
@@ -31,6 +31,7 @@ from bloomery.tokens.chat import render
 from bloomery.tokens.loader import rows_of_step
 from bloomery.tokens.tokenizer import Tokenizer, load_tokenizer
 from bloomery.train.checkpoint import Snapshots
+from bloomery.train.compute import prepare_model
 from bloomery.train.fit import Run, TrainingConfig, final_loss, fit, make_state
 from bloomery.train.layout import find_misfits
 from bloomery.train.optimizer import OptimizerName
@@ -92,7 +93,7 @@ def preference(config: PreferenceConfig, *, init: Path, pairs: Path, out: Path, 
     model = load_model(init)
     add_adapters(model, config.lora, seed=config.seed)
     model = model.to(device)
-    model.compute_dtype = resolve_dtype(config.precision, device)
+    launch = prepare_model(model, precision=config.precision, launch=launch, device=device)
     files = expand(pairs, suffixes=PAIR_SUFFIXES)
     found = read_pairs(files, load_tokenizer(init), max_tokens=model.config.max_positions, held_out_fraction=config.held_out_fraction)
     if len(found.train) < parallel.layout.data:

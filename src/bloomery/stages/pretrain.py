@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Annotated, Any  # Any: metrics are plain JSON values
 
 import numpy as np
-import torch
 from pydantic import BeforeValidator, Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
 from bloomery.core import dist
@@ -24,7 +23,7 @@ from bloomery.core.files import read_json, write_json
 from bloomery.core.stage import Launch, Runtime, Slot, Stage
 from bloomery.model.architectures import read_config
 from bloomery.model.config import ModelShape, count_params, make_model_config
-from bloomery.model.device import resolve_device, resolve_dtype
+from bloomery.model.device import resolve_device
 from bloomery.model.huggingface import load_model, read_special_tokens, save_model
 from bloomery.model.lora import add_adapters
 from bloomery.model.transformer import Transformer
@@ -35,6 +34,7 @@ from bloomery.tokens.packing_index import open_verified
 from bloomery.tokens.plan import Draw, Phase, Plan, make_plan
 from bloomery.tokens.tokenizer import Tokenizer, load_tokenizer
 from bloomery.train.checkpoint import Snapshots
+from bloomery.train.compute import prepare_model
 from bloomery.train.fit import Run, TrainingConfig, final_loss, fit, make_state, schedule_factor
 from bloomery.train.layout import find_misfits
 from bloomery.train.schedule import ScheduleSegment, segment_factor
@@ -151,7 +151,7 @@ def pretrain(
     if init is None:
         read_special_tokens(tokenizer)  # what cannot be saved at the end is better refused now
     model = _make_model(config, vocabulary, init)
-    model.compute_dtype = resolve_dtype(config.precision, device)
+    launch = prepare_model(model, precision=config.precision, launch=launch, device=device)
     model = distribute(model, parallel, launch, device)
 
     def batches_of_step(step: int) -> list[Batch]:
@@ -202,23 +202,13 @@ def next_token_objective(model: Transformer, batch: Batch, *, z_loss: float, nam
     With `names` of more than one source, also the sums `loss/NAME` and `weight/NAME` of each; the last name takes all
     sources beyond it.
     """
-    hidden_BTD = model.hidden_states(batch.token_BT, position_BT=batch.position_BT, document_BT=batch.document_BT)
-    head_VD = model.head_weight()
+    hidden_BTD = model.hidden_states(batch.token_BT, position_BT=batch.position_BT, document_BT=batch.document_BT, max_runs=batch.max_runs)
+    flat = (hidden_BTD.flatten(0, 1), model.head_weight(), batch.target_BT.flatten(), batch.weight_BT.flatten())
     if not names:
-        flat = (hidden_BTD.flatten(0, 1), head_VD, batch.target_BT.flatten(), batch.weight_BT.flatten())
-        return linear_next_token(*flat, z_loss=z_loss)
+        return linear_next_token(*flat, z_loss=z_loss, compiled=model.compiled)
     assert batch.source_B is not None
-    zero = torch.zeros((), device=hidden_BTD.device)
-    loss, weight, metrics = zero, zero, {f"{kind}/{name}": zero for name in names for kind in ("loss", "weight")}
-    group_B = batch.source_B.clamp(max=len(names) - 1)
-    for number in sorted(set(group_B.tolist())):
-        rows = group_B == number
-        part = (hidden_BTD[rows].flatten(0, 1), head_VD, batch.target_BT[rows].flatten(), batch.weight_BT[rows].flatten())
-        terms = linear_next_token(*part, z_loss=z_loss)
-        loss, weight = loss + terms.loss_sum, weight + terms.weight
-        metrics |= {f"loss/{names[number]}": terms.metrics.get("nll", terms.loss_sum).detach(), f"weight/{names[number]}": terms.weight}
-        metrics |= {name: value + metrics.get(name, zero) for name, value in terms.metrics.items()}
-    return LossTerms(loss, weight, metrics)
+    group_N = batch.source_B.clamp(max=len(names) - 1).repeat_interleave(batch.token_BT.shape[1])
+    return linear_next_token(*flat, z_loss=z_loss, compiled=model.compiled, group_N=group_N, group_names=names)
 
 
 def stage_factor(step: int, *, config: PretrainConfig, plan: Plan) -> float:

@@ -19,7 +19,7 @@ from bloomery.core.errors import ConfigError, DataError
 from bloomery.core.files import read_json, write_json
 from bloomery.core.stage import Launch, Runtime, Slot, Stage
 from bloomery.model.architectures import read_config
-from bloomery.model.device import resolve_device, resolve_dtype
+from bloomery.model.device import resolve_device
 from bloomery.model.huggingface import load_model, save_model
 from bloomery.model.lora import add_adapters
 from bloomery.model.transformer import Transformer
@@ -29,6 +29,7 @@ from bloomery.tokens.chat import Rendered, render
 from bloomery.tokens.loader import Batch, ConversationRows, conversation_rows, make_batch, rows_of_step
 from bloomery.tokens.tokenizer import Tokenizer, load_tokenizer
 from bloomery.train.checkpoint import Snapshots
+from bloomery.train.compute import prepare_model
 from bloomery.train.fit import Run, TrainingConfig, final_loss, fit, make_state
 from bloomery.train.layout import find_misfits
 from bloomery.train.schedule import Decay
@@ -74,7 +75,7 @@ def sft(config: SftConfig, *, init: Path, conversations: Sequence[Path], out: Pa
     parallel = arrange(launch, device)
     model = load_model(init)
     add_adapters(model, config.lora, seed=config.seed)
-    model.compute_dtype = resolve_dtype(config.precision, device)
+    launch = prepare_model(model, precision=config.precision, launch=launch, device=device)
     model = distribute(model, parallel, launch, device)
     batch_rows = _batch_rows(config, model, init, parallel.layout.data)
     files = [path / "train.jsonl.gz" if (path / "train.jsonl.gz").is_file() else path for path in conversations]
@@ -86,7 +87,8 @@ def sft(config: SftConfig, *, init: Path, conversations: Sequence[Path], out: Pa
 
     def batches_of_step(step: int) -> list[Batch]:
         rows = own_share(rows_of_step(step, num_rows=source.packed.num_rows, batch_rows=batch_rows, seed=config.seed), launch)
-        return make_batch(source, rows).to(device).split(num_micro_batches(len(rows), config.sequence_tokens, device, launch))
+        parts = make_batch(source, rows).split(num_micro_batches(len(rows), config.sequence_tokens, device, launch))
+        return [part.to(device) for part in parts]
 
     run = Run(
         num_steps=config.steps or max(1, round(config.epochs * source.packed.num_rows / batch_rows)),
@@ -139,8 +141,9 @@ def render_all(rows: Iterable[Mapping[str, Any]], tokenizer: Tokenizer, *, held_
 
 def response_objective(model: Transformer, batch: Batch) -> LossTerms:
     """Next-token loss of the tokens that are the assistant's; logits are computed for these only."""
-    hidden_BTD = model.hidden_states(batch.token_BT, position_BT=batch.position_BT, document_BT=batch.document_BT)
-    return linear_next_token(hidden_BTD.flatten(0, 1), model.head_weight(), batch.target_BT.flatten(), batch.weight_BT.flatten())
+    hidden_BTD = model.hidden_states(batch.token_BT, position_BT=batch.position_BT, document_BT=batch.document_BT, max_runs=batch.max_runs)
+    flat = (hidden_BTD.flatten(0, 1), model.head_weight(), batch.target_BT.flatten(), batch.weight_BT.flatten())
+    return linear_next_token(*flat, compiled=model.compiled)
 
 
 def measure(model: Transformer, *, source: ConversationRows) -> dict[str, float]:

@@ -34,6 +34,8 @@ class Batch:
     position_BT: Tensor
     source_B: Tensor | None = None
     """The number of the source that a row is from; None where that was not asked for."""
+    max_runs: int | None = None
+    """A bound on the documents in it, padding counted as one more a row; known once the batch has left for a device."""
 
     @property
     def num_rows(self) -> int:
@@ -44,7 +46,10 @@ class Batch:
         """The same batch on another device."""
         source_B = None if self.source_B is None else self.source_B.to(device, non_blocking=True)
         token, target, weight, document, position = (tensor.to(device, non_blocking=True) for tensor in self._tensors())
-        return Batch(token, target, weight, document, position, source_B)
+        max_runs = self.max_runs
+        if max_runs is None and self.document_BT.device.type == "cpu":
+            max_runs = self.num_rows + int((self.document_BT[:, 1:] != self.document_BT[:, :-1]).sum())
+        return Batch(token, target, weight, document, position, source_B, max_runs)
 
     def split(self, num_parts: int) -> list["Batch"]:
         """The rows in `num_parts` runs of nearly equal size (fewer when there are fewer rows)."""
@@ -135,7 +140,8 @@ def conversation_rows(conversations: Sequence[Rendered], *, row_tokens: int) -> 
 
 def make_batch(source: RowSource, rows: Sequence[int] | np.ndarray) -> Batch:
     """The tensors of these rows of `source`, on the CPU."""
-    return Batch(*_tensors([source], np.zeros(len(rows), dtype=np.int64), np.asarray(rows, dtype=np.int64)))
+    token, target, weight, document, position = _tensors([source], np.zeros(len(rows), dtype=np.int64), np.asarray(rows, dtype=np.int64))
+    return Batch(token, target, weight, document, position)
 
 
 def make_mixed_batch(sources: Sequence[RowSource], source: np.ndarray, row: np.ndarray) -> Batch:

@@ -1,0 +1,77 @@
+"""How a model computes must not change what it computes."""
+
+import pytest
+import torch
+
+from bloomery.core.errors import ConfigError
+from bloomery.core.stage import Launch
+from bloomery.model.config import ModelConfig, ModelShape, make_model_config
+from bloomery.model.device import Precision
+from bloomery.model.transformer import Transformer
+from bloomery.stages.pretrain import next_token_objective
+from bloomery.tokens.loader import Batch
+from bloomery.train import compute
+from bloomery.train.compute import activation_bytes, convert_to_float8, prepare_model
+
+CPU = torch.device("cpu")
+CONFIG = make_model_config(ModelShape(depth=2, dim=32, head_dim=16, mlp_dim=48), vocab_size=64, max_positions=160)
+
+
+def make_batch() -> Batch:
+    """Two rows of 160: three documents, and one with padding."""
+    ids = torch.randint(0, 64, (2, 161), generator=torch.Generator().manual_seed(0))
+    document = torch.tensor([[1] * 60 + [2] * 60 + [3] * 40, [1] * 150 + [0] * 10])
+    return Batch(ids[:, :-1], ids[:, 1:], (document > 0).float(), document, torch.arange(160).repeat(2, 1))
+
+
+def gradient(config: ModelConfig, launch: Launch, *, precision: Precision = "fp32") -> tuple[float, torch.Tensor]:
+    model = Transformer(config, seed=3)
+    prepare_model(model, precision=precision, launch=launch, device=CPU)
+    loss = next_token_objective(model, make_batch().to(CPU), z_loss=1e-3).loss_sum
+    loss.backward()
+    return loss.item(), torch.cat([p.grad.flatten() for p in model.parameters()])
+
+
+def test_recomputed_layers_have_the_same_gradients_to_the_bit() -> None:
+    loss, expected = gradient(CONFIG, Launch())
+    assert gradient(CONFIG, Launch(activation_checkpointing="full"))[0] == loss
+    assert torch.equal(gradient(CONFIG, Launch(activation_checkpointing="full"))[1], expected)
+
+
+def test_compiled_layers_and_loss_have_the_same_gradients() -> None:
+    (loss, expected), (compiled_loss, found) = gradient(CONFIG, Launch()), gradient(CONFIG, Launch(compile="on"))
+    assert compiled_loss == pytest.approx(loss, rel=1e-5)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_float8_rounds_but_points_the_same_way_and_leaves_embeddings_alone() -> None:
+    pytest.importorskip("torchao", reason="float8 needs the optional package torchao")
+    batch, gradients = make_batch(), []
+    for float8 in (False, True):
+        model = Transformer(CONFIG, seed=3)
+        model.compute_dtype = torch.bfloat16
+        if float8:
+            assert convert_to_float8(model, emulate=True) == 14
+        next_token_objective(model, batch.to(CPU), z_loss=0.0).loss_sum.backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters()]))
+    assert 0.9 < torch.nn.functional.cosine_similarity(*gradients, dim=0) < 0.9999
+
+
+def test_float8_says_when_no_matrix_is_large_enough() -> None:
+    pytest.importorskip("torchao", reason="float8 needs the optional package torchao")
+    with pytest.raises(ConfigError, match="both sides of 1024 or more and multiples of 16"):
+        convert_to_float8(Transformer(CONFIG))
+
+
+def test_float8_without_torchao_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compute.importlib, "import_module", lambda name: (_ for _ in ()).throw(ImportError(name)))
+    with pytest.raises(ConfigError, match=r"bloomery\[gpu\]"):
+        convert_to_float8(Transformer(CONFIG))
+
+
+def test_recomputing_keeps_a_fraction_of_the_activations() -> None:
+    shape = ModelShape(dim=2048, num_layers=18, head_dim=128, num_heads=16, num_kv_heads=16, mlp_dim=5632)
+    config = make_model_config(shape, vocab_size=50304, max_positions=2048)
+    kept = activation_bytes(config, element_bytes=2, recomputed=False) * 32768
+    assert 45e9 < kept < 60e9  # an H200 needed 67 GB, of which 12 are weights and optimizer
+    assert activation_bytes(config, element_bytes=2, recomputed=True) < 0.3 * kept / 32768

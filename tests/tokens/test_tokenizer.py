@@ -16,7 +16,7 @@ from bloomery.core.errors import DataError
 from bloomery.tokens.tokenizer import MAX_WHITESPACE_RUN, SPECIAL_TOKENS, Tokenizer, byte_characters, load_tokenizer
 from bloomery.tokens.train import train_bpe, write_tokenizer
 
-DATA = Path(__file__).resolve().parents[3] / "shared" / "data" / "text"
+DATA = Path(__file__).resolve().parents[3] / "shared" / "data"
 
 HARD_TEXTS = [
     "", " ", "\n", "\x00", "a\x00b\x00\x00c", "\r\n\r\n  \t x", "don't DON'T I'LL we'Ve", "1234567890 12,345.67 ٣٤٥", "   blanks around   ",
@@ -68,22 +68,50 @@ def test_characters_of_all_scripts_are_cut_alike_by_both_regex_engines(folder: P
         assert encoding.ids == ours.encode(text)
 
 
-@pytest.mark.skipif(not DATA.is_dir(), reason="needs the real texts of ../shared/data, which are not part of the repository")
-def test_three_readers_agree_on_real_documents_in_ninety_languages(tmp_path: Path) -> None:
-    documents = [*read_texts(DATA / "web_c4.jsonl.gz", 60), *read_texts(DATA / "stories_multilingual.jsonl.gz", 200)]
-    write_tokenizer(tmp_path, train_bpe(documents, vocab_size=4096, pattern="llama3"), pattern="llama3")
+@pytest.mark.skipif(not DATA.is_dir(), reason=f"needs the real texts in {DATA}, which are not part of the repository")
+def test_three_readers_agree_on_two_thousand_real_documents_in_two_hundred_languages(tmp_path: Path) -> None:
+    pages = [row["text"] for row in read_rows(DATA / "text" / "web_c4.jsonl.gz")]
+    stories = list(read_rows(DATA / "text" / "stories_multilingual.jsonl.gz"))
+    wiki = list(read_rows(DATA / "langid" / "wiki_chunks_small_languages.jsonl.gz"))[::5]
+    documents = [text[:2000] for text in [*pages, *(row["text"] for row in [*stories, *wiki])]]
+    assert len(documents) >= 2000 and len({row["lang"] for row in [*stories, *wiki]}) >= 150
+    write_tokenizer(tmp_path, train_bpe(documents[::10], vocab_size=4096, pattern="llama3"), pattern="llama3")
     ours, library, auto = three_readers(tmp_path)
     assert ours.vocab_size == 4096
     expected = ours.encode_batch(documents)
     assert [encoding.ids for encoding in library.encode_batch(documents, add_special_tokens=False)] == expected
-    assert auto(documents[:50], add_special_tokens=False, split_special_tokens=True)["input_ids"] == expected[:50]
+    assert auto(documents, add_special_tokens=False, split_special_tokens=True)["input_ids"] == expected
     assert [ours.decode(ids) for ids in expected] == documents
+    assert auto.batch_decode(expected[::20], clean_up_tokenization_spaces=False) == documents[::20]
 
 
-def read_texts(path: Path, count: int) -> Iterator[str]:
+def read_rows(path: Path) -> Iterator[dict[str, str]]:
     with gzip.open(path, "rt", encoding="utf-8") as lines:
-        for line, _ in zip(lines, range(count), strict=False):
-            yield json.loads(line)["text"]
+        for line in lines:
+            yield json.loads(line)
+
+
+def test_three_readers_agree_on_a_line_of_a_megabyte(folder: Path) -> None:
+    ours, library, auto = three_readers(folder)
+    line, word = "abc<|end|>über 🦊 12\x00" * 50_000, "xy" * 2000 + "é" * 20_000
+    assert len(line.encode()) >= 1_000_000
+    for text in (line, word):
+        ids = ours.encode(text)
+        assert library.encode(text, add_special_tokens=False).ids == ids
+        assert auto(text, add_special_tokens=False, split_special_tokens=True)["input_ids"] == ids
+        assert ours.decode(ids) == text
+
+
+def test_a_lone_surrogate_is_one_replacement_character_for_all_readers(folder: Path) -> None:
+    # The others refuse it, so the text that they are given is the one that is read here.
+    ours, library, auto = three_readers(folder)
+    text = "a\ud800b \udfff\ud83e\udd8a"
+    read = ours.decode(ours.encode(text))
+    assert read == "a\ufffdb \ufffd🦊"
+    assert library.encode(read, add_special_tokens=False).ids == ours.encode(text)
+    assert auto(read, add_special_tokens=False, split_special_tokens=True)["input_ids"] == ours.encode(text)
+    with pytest.raises((UnicodeEncodeError, TypeError)):
+        library.encode(text)
 
 
 def test_text_that_spells_special_tokens_is_plain_text(tokenizer: Tokenizer) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import tokenizers
+import transformers
 
 from bloomery.core.errors import ConfigError
 from bloomery.tokens import train
@@ -74,6 +75,27 @@ def test_no_two_ids_stand_for_the_same_bytes() -> None:
 def test_a_vocabulary_without_room_for_bytes_and_specials_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"vocab_size = 261 .* need 262"):
         train_bpe(TEXTS, vocab_size=261, pattern="llama3")
+
+
+def test_extra_specials_come_after_those_of_the_chat_format_and_count(tmp_path: Path) -> None:
+    extra = ["<|tool|>", "<|reserved_0|>"]
+    tokens = train_bpe(TEXTS, vocab_size=290, pattern="llama3", extra_specials=extra)
+    write_tokenizer(tmp_path, tokens, pattern="llama3", extra_specials=extra)
+    ours, auto = load_tokenizer(tmp_path), transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert ours.vocab_size == len(auto) == 290
+    assert [ours.special_ids[name] for name in extra] == [auto.convert_tokens_to_ids(name) for name in extra] == [288, 289]
+    assert not {288, 289} & set(ours.encode("a <|tool|> and <|reserved_0|>"))
+    with pytest.raises(ConfigError, match=r"vocab_size = 263 is too small.*2 more of your own need 264"):
+        train_bpe(TEXTS, vocab_size=263, pattern="llama3", extra_specials=extra)
+
+
+def test_ids_beyond_two_bytes_are_written_and_read(tmp_path: Path) -> None:
+    tokens = [bytes([b]) for b in range(256)]
+    tokens += [first + second for first in tokens for second in tokens]
+    write_tokenizer(tmp_path, tokens, pattern="llama3")
+    tokenizer = load_tokenizer(tmp_path)
+    assert tokenizer.vocab_size == len(tokens) + 6 > 65_536
+    assert max(tokenizer.encode("a \u00ff\u00ff")) < tokenizer.vocab_size and tokenizer.end_id > 65_536
 
 
 def test_the_same_texts_give_the_same_files(tmp_path: Path) -> None:

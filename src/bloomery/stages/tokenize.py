@@ -5,6 +5,7 @@ with its split (`train/`, `validation/`); plain documents are split here, by a h
 says what the training tokens are made of.
 """
 
+import contextlib
 import functools
 import hashlib
 from collections import Counter
@@ -13,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any  # Any: metrics are JSON values
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
@@ -24,7 +24,7 @@ from bloomery.core.errors import DataError
 from bloomery.core.files import read_json, write_json
 from bloomery.core.stage import Runtime, Slot, Stage
 from bloomery.curate.data_card import CARD, count_documents, sum_counts, write_data_card
-from bloomery.tokens.shards import SPLITS, Split, token_dtype, write_manifest, write_shard
+from bloomery.tokens.shards import SPLITS, Split, open_shard, write_manifest
 from bloomery.tokens.tokenizer import Tokenizer, load_tokenizer
 
 
@@ -100,26 +100,24 @@ def _tokenize_file(task: _Task) -> None:
     if all(_stem(task, split).with_suffix(".bin").exists() for split in task.shard_of_split):
         return
     tokenizer = _cached_tokenizer(task.tokenizer, task.tokenizer_sha256)
-    ids_of_split: dict[Split, list[np.ndarray[Any, Any]]] = {split: [] for split in task.shard_of_split}
     cards: dict[Split, list[Mapping[str, Any]]] = {split: [] for split in task.shard_of_split}
     only = next(iter(task.shard_of_split)) if len(task.shard_of_split) == 1 else None
-    dtype = token_dtype(tokenizer.vocab_size)
-    for table in read_document_batches(task.path):
-        texts = table.column("text")
-        table = table.filter(pc.greater(pc.fill_null(pc.binary_length(texts), 0), 0))
-        splits = [only or _split_of(name, task.validation_fraction) for name in table.column("id").to_pylist()]
-        lengths = []
-        for split, text in zip(splits, table.column("text").to_pylist(), strict=True):
-            ids = np.array([*tokenizer.begin, *tokenizer.encode(text), tokenizer.end_id], dtype=dtype)
-            ids_of_split[split].append(ids)
-            lengths.append(len(ids))
-        for split in task.shard_of_split:
-            rows = [i for i, chosen in enumerate(splits) if chosen == split]
-            cards[split].append(count_documents(table.take(pa.array(rows, pa.int64())), tokens=[lengths[i] for i in rows]))
-    for split, documents in ids_of_split.items():
-        # The counts first: where a shard's .bin is, everything about the shard is there.
-        write_json(_count_path(task, split), sum_counts(cards[split]))
-        write_shard(_stem(task, split), documents, vocab_size=tokenizer.vocab_size)
+    with contextlib.ExitStack() as stack:
+        shards = {split: stack.enter_context(open_shard(_stem(task, split), vocab_size=tokenizer.vocab_size)) for split in cards}
+        for table in read_document_batches(task.path):
+            table = table.filter(pc.greater(pc.fill_null(pc.binary_length(table.column("text")), 0), 0))
+            splits = [only or _split_of(name, task.validation_fraction) for name in table.column("id").to_pylist()]
+            lengths = []
+            # One document's ids at a time are a Python list; what a batch leaves in memory is how long they were.
+            for split, text in zip(splits, table.column("text"), strict=True):
+                ids = [*tokenizer.begin, *tokenizer.encode(text.as_py()), tokenizer.end_id]
+                shards[split].append([ids])
+                lengths.append(len(ids))
+            for split, counts in cards.items():
+                rows = [i for i, chosen in enumerate(splits) if chosen == split]
+                counts.append(count_documents(table.take(pa.array(rows, pa.int64())), tokens=[lengths[i] for i in rows]))
+        for split, counts in cards.items():  # before the shards get their names: where a .bin is, everything about it is there
+            write_json(_count_path(task, split), sum_counts(counts))
 
 
 def _split_of(name: str, validation_fraction: float) -> Split:

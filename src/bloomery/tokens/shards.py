@@ -8,6 +8,7 @@ A document is `<|bos|>` + its ids + `<|end|>`. Files are memory-mapped: any docu
 may be larger than memory.
 """
 
+import array
 import contextlib
 import functools
 from collections.abc import Iterator, Mapping, Sequence
@@ -86,11 +87,11 @@ class ShardWriter:
 
     def __init__(self, file: IO[bytes], dtype: np.dtype[Any]) -> None:
         self._file, self._dtype = file, dtype
-        self.lengths: list[np.ndarray] = []
+        self.lengths = array.array("q")
 
     def append(self, documents: Sequence[Sequence[int] | np.ndarray[Any, Any]]) -> None:
         """Adds documents, each the ids of one."""
-        self.lengths.append(np.array([len(ids) for ids in documents], dtype=np.int64))
+        self.lengths.extend(len(ids) for ids in documents)
         for ids in documents:
             self._file.write(np.asarray(ids, dtype=self._dtype).tobytes())
 
@@ -103,7 +104,7 @@ def open_shard(stem: Path, *, vocab_size: int) -> Iterator[ShardWriter]:
             writer = ShardWriter(file, token_dtype(vocab_size))
             yield writer
         with write_atomically(stem.with_suffix(".idx")) as index:
-            np.cumsum(np.concatenate([np.zeros(1, dtype=np.int64), *writer.lengths])).astype("<i8").tofile(index)
+            np.cumsum(np.concatenate([np.zeros(1, dtype=np.int64), writer.lengths])).astype("<i8").tofile(index)
 
 
 def write_shard(stem: Path, documents: Sequence[Sequence[int] | np.ndarray[Any, Any]], *, vocab_size: int) -> None:

@@ -6,7 +6,7 @@ that file reads ours, and with a pre-tokenizer pattern that llama.cpp knows by n
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal  # Any: the values of a JSON document
 
@@ -30,21 +30,23 @@ PATTERNS: dict[PatternName, str] = {
 """How text is cut into pieces before merging, letter for letter as in the tokenizer.json of Llama-3 and of Qwen2.
 llama.cpp's names for them are `llama-bpe` and `qwen2`."""
 
-SMALLEST_VOCAB = 256 + len(SPECIAL_TOKENS)
-
 SPARE_MERGES = 64
 """Trained in excess: now and then two merges give the same bytes, and one of the two ids could never be used."""
 
 
-def train_bpe(texts: Iterable[str], *, vocab_size: int, pattern: PatternName) -> list[bytes]:
+def train_bpe(texts: Iterable[str], *, vocab_size: int, pattern: PatternName, extra_specials: Sequence[str] = ()) -> list[bytes]:
     """The bytes of each token, in the order of ids and without specials: the 256 single bytes, then one a merge.
 
-    `vocab_size` counts the specials. The list is shorter than asked for when `texts` has too few different pieces.
-    Raises ConfigError if vocab_size leaves no room for bytes and specials.
+    `vocab_size` counts the specials, SPECIAL_TOKENS and the extra ones. The list is shorter than asked for when `texts`
+    has too few different pieces. Raises ConfigError if vocab_size leaves no room for bytes and specials.
     """
-    if vocab_size < SMALLEST_VOCAB:
-        raise ConfigError(f"vocab_size = {vocab_size} is too small: 256 bytes and the special tokens need {SMALLEST_VOCAB}")
-    wanted = vocab_size - len(SPECIAL_TOKENS)
+    smallest = 256 + len(SPECIAL_TOKENS) + len(extra_specials)
+    if vocab_size < smallest:
+        raise ConfigError(
+            f"vocab_size = {vocab_size} is too small: 256 bytes, the {len(SPECIAL_TOKENS)} special tokens of the chat format and "
+            f"{len(extra_specials)} more of your own need {smallest}"
+        )
+    wanted = vocab_size - smallest + 256
     pieces = (part for text in texts for part in split_long_whitespace(text))
     if rustbpe is None:
         found = _train_with_hugging_face(pieces, wanted + SPARE_MERGES, PATTERNS[pattern])
@@ -55,12 +57,13 @@ def train_bpe(texts: Iterable[str], *, vocab_size: int, pattern: PatternName) ->
     return list(dict.fromkeys(found))[:wanted]
 
 
-def write_tokenizer(folder: Path, tokens: list[bytes], *, pattern: PatternName) -> None:
-    """Writes tokenizer_config.json, then tokenizer.json, of `tokens` (from `train_bpe`); specials get the last ids."""
+def write_tokenizer(folder: Path, tokens: list[bytes], *, pattern: PatternName, extra_specials: Sequence[str] = ()) -> None:
+    """Writes tokenizer_config.json, then tokenizer.json, of `tokens` (from `train_bpe`); specials get the last ids, extra ones after."""
+    specials = list(enumerate([*SPECIAL_TOKENS, *extra_specials], start=len(tokens)))
     config = {
         "add_bos_token": False,
         "add_eos_token": False,
-        "added_tokens_decoder": {str(i): _added_token(token) for i, token in _numbered_specials(tokens)},
+        "added_tokens_decoder": {str(i): _added_token(token) for i, token in specials},
         "bos_token": "<|bos|>",
         "chat_template": CHAT_TEMPLATE,
         "clean_up_tokenization_spaces": False,
@@ -69,10 +72,10 @@ def write_tokenizer(folder: Path, tokens: list[bytes], *, pattern: PatternName) 
         "tokenizer_class": "PreTrainedTokenizerFast",
     }
     write_text(folder / "tokenizer_config.json", json.dumps(config, indent=2, ensure_ascii=False) + "\n")
-    write_text(folder / "tokenizer.json", json.dumps(_tokenizer_json(tokens, pattern), indent=1, ensure_ascii=False) + "\n")
+    write_text(folder / "tokenizer.json", json.dumps(_tokenizer_json(tokens, specials, pattern), indent=1, ensure_ascii=False) + "\n")
 
 
-def _tokenizer_json(tokens: list[bytes], pattern: PatternName) -> dict[str, Any]:
+def _tokenizer_json(tokens: list[bytes], specials: Sequence[tuple[int, str]], pattern: PatternName) -> dict[str, Any]:
     table = byte_characters()
     names = ["".join(table[byte] for byte in token) for token in tokens]
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
@@ -80,7 +83,7 @@ def _tokenizer_json(tokens: list[bytes], pattern: PatternName) -> dict[str, Any]
         "version": "1.0",
         "truncation": None,
         "padding": None,
-        "added_tokens": [{"id": i, **_added_token(token)} for i, token in _numbered_specials(tokens)],
+        "added_tokens": [{"id": i, **_added_token(token)} for i, token in specials],
         "normalizer": None,
         "pre_tokenizer": {
             "type": "Sequence",
@@ -113,10 +116,6 @@ def _merges(names: list[str]) -> Iterator[tuple[str, str]]:
     for name in names[256:]:
         cuts = [(name[:k], name[k:]) for k in range(1, len(name)) if name[:k] in rank and name[k:] in rank]
         yield from sorted(cuts, key=lambda pair: (rank[pair[0]], rank[pair[1]]))
-
-
-def _numbered_specials(tokens: list[bytes]) -> list[tuple[int, str]]:
-    return [(len(tokens) + k, token) for k, token in enumerate(SPECIAL_TOKENS)]
 
 
 def _added_token(content: str) -> dict[str, Any]:

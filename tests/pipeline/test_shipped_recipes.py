@@ -2,7 +2,10 @@
 
 import pytest
 
+from bloomery.core.artifact import Store
+from bloomery.core.errors import ConfigError
 from bloomery.pipeline.locate import find_recipe, shipped_recipes
+from bloomery.pipeline.plan import make_plan
 from bloomery.pipeline.recipe import load_recipe
 
 
@@ -14,10 +17,28 @@ def test_a_shipped_recipe_has_no_mistakes(name):
 
 
 def test_all_shipped_recipes_are_tested_above():
-    assert {"quickstart", "smoke", "web", "continue"} <= set(shipped_recipes())
+    assert {"quickstart", "smoke", "web", "continue", "curriculum"} <= set(shipped_recipes())
 
 
 def test_the_recipe_of_continued_pretraining_starts_from_a_checkpoint_and_its_tokenizer():
     recipe = load_recipe(find_recipe("continue"))
     assert recipe.name == "continue" and recipe.nodes["start"].inputs == {"model": ("file:checkpoint",)}
     assert recipe.nodes["base"].inputs["init"] == recipe.nodes["tokens"].inputs["tokenizer"] == ("start",)
+
+
+def test_the_curriculum_has_four_stages_of_40_30_20_and_10_percent_and_plans(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("broad", "reference", "reasoning", "problems"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.txt").write_text(f"a text of the source {name}")
+    recipe = load_recipe(find_recipe("curriculum"))
+    stages = recipe.nodes["base"].config.stages
+    assert [stage.tokens / sum(stage.tokens for stage in stages) for stage in stages] == [0.4, 0.3, 0.2, 0.1]
+    assert [stage.schedule.learning_rate_factor for stage in stages] == [1.0, 0.667, 0.5, 0.333]
+    assert [step.node.id for step in make_plan(recipe, Store(tmp_path / "runs")).steps if step.state == "run"] == list(recipe.nodes)
+
+
+def test_a_source_misspelt_in_a_stage_of_the_curriculum_is_found_before_anything_runs():
+    path = find_recipe("curriculum")
+    with pytest.raises(ConfigError, match=r'curriculum.0.mixture: "board" is not among the names; did you mean "broad"'):
+        load_recipe(path, overrides=['base.curriculum=[{ tokens = "1M", mixture = { board = 1.0 } }]'])

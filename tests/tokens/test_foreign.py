@@ -124,6 +124,9 @@ def test_the_end_is_looked_up_in_the_models_config_where_the_tokenizer_names_non
     (tmp_path / "tokenizer_config.json").write_text("{}")
     (tmp_path / "config.json").write_text(json.dumps({"eos_token_id": [end, 0]}))
     assert load_tokenizer(tmp_path).end_id == end
+    (tmp_path / "config.json").write_text(json.dumps({"eos_token_id": 151643}))
+    with pytest.raises(DataError, match=r"eos_token_id in config\.json is 151643"):
+        load_tokenizer(tmp_path)
     (tmp_path / "config.json").unlink()
     with pytest.raises(DataError, match="nothing says which token ends a text"):
         load_tokenizer(tmp_path)

@@ -52,10 +52,10 @@ def read_roles(folder: Path, data: Mapping[str, Any], added: Mapping[str, int]) 
     if end_id is None and (folder / "config.json").is_file():
         found = read_json(folder / "config.json").get("eos_token_id")
         end_id = found[0] if isinstance(found, list) and found else found
-    if not isinstance(end_id, int):
+    if not isinstance(end_id, int) or end_id not in by_name.values():
         raise DataError(
             f"{folder}: nothing says which token ends a text: tokenizer_config.json has no eos_token that the vocabulary knows, "
-            "config.json no eos_token_id"
+            f"and eos_token_id in config.json is {end_id}"
         )
     pad_id = by_name.get(_content(names.get("pad_token")), end_id)
     return Roles(by_name.get(_first_of_template(data.get("post_processor"))), end_id, pad_id)

@@ -13,10 +13,11 @@ from bloomery.model.transformer import Transformer
 
 @dataclass(frozen=True)
 class Ids:
-    """The two ids that the engine needs of a tokenizer."""
+    """What the engine needs of a tokenizer."""
 
     end_id: int = 1
     pad_id: int = 2
+    vocab_size: int = 40
 
 
 @pytest.fixture(autouse=True)

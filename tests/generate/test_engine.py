@@ -1,5 +1,6 @@
 """The engine's answers are those of a plain forward pass and of `transformers`, whatever else is in the batch."""
 
+import dataclasses
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -138,6 +139,15 @@ def test_a_prompt_that_fills_the_context_is_refused(engine: Engine) -> None:
         engine.generate([[0] * 64], GREEDY, seeds=[0])
     with pytest.raises(DataError, match="0 tokens"):
         list(engine.stream([], GREEDY, seed=0))
+
+
+def test_rows_beyond_the_tokenizers_ids_are_never_said(model: Transformer, engine: Engine) -> None:
+    prompts, params = [[3, 5, 7], [9, 4]], SamplingParams(max_tokens=30, temperature=2.0)
+    assert max(max(sample.tokens) for sample in engine.generate(prompts, params, seeds=[1, 2])) >= 20
+    narrow = Engine(model, dataclasses.replace(engine.tokenizer, vocab_size=20))
+    samples = narrow.generate(prompts, params, seeds=[1, 2])
+    assert max(max(sample.tokens) for sample in samples) < 20
+    assert list(narrow.stream(prompts[0], params, seed=1)) == samples[0].tokens
 
 
 def test_a_seed_is_needed_for_each_prompt(engine: Engine) -> None:

@@ -38,7 +38,12 @@ SLOT_MULTIPLE = 16
 
 
 class EndToken(Protocol):
-    """What the engine needs of a tokenizer: the id that ends an answer, and the one that fills up."""
+    """What the engine needs of a tokenizer: how many ids it has, the one that ends an answer, and the one that fills up."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Its ids are 0 to vocab_size - 1."""
+        ...
 
     @property
     def end_id(self) -> int:
@@ -175,7 +180,8 @@ class Engine:
         return cache, hidden_UTD[torch.arange(len(prompts), device=self._device), last_U]
 
     def _choose(self, hidden_BD: Tensor, draw_B: Tensor, params: SamplingParams) -> Choice:
-        logits_BV = self.model.logits(hidden_BD)
+        # Of others' models some have rows beyond the tokenizer's ids, which stand for nothing and must not be said.
+        logits_BV = self.model.logits(hidden_BD)[:, : self.tokenizer.vocab_size]
         return choose(logits_BV, draw_B, temperature=params.temperature, top_k=params.top_k, top_p=params.top_p)
 
     def _advance(self, cache: KVCache, token_B: Tensor, position_B: Tensor) -> Tensor:

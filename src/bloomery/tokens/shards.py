@@ -4,8 +4,8 @@
     train/NNNNN.bin, validation/...     ids, little-endian uint16 (uint32 from 65,536 ids on), documents end to end
     train/NNNNN.idx                     int64 offsets: document i is ids offset[i] .. offset[i + 1]
 
-A document is `<|bos|>` + its ids + `<|end|>`. Files are memory-mapped: any document can be had in no time, and a corpus
-may be larger than memory.
+A document is `<|bos|>` + its ids + `<|end|>`, or with the tokenizer of another model what begins (perhaps nothing) and ends
+a text there. Files are memory-mapped: any document can be had in no time, and a corpus may be larger than memory.
 """
 
 import array

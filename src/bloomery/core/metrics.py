@@ -9,11 +9,13 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from bloomery.core.trackers import Tracker
 
 log = logging.getLogger(__name__)
 
@@ -22,18 +24,27 @@ PLAIN_LINE_SECONDS = 10.0
 
 
 class MetricsLog:
-    """Appends rows of numbers to a JSONL file; with `path=None` nothing is written."""
+    """Appends rows of numbers to a JSONL file; with `path=None` nothing is written. Rows with a `step` also go to the trackers."""
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, trackers: Sequence[Tracker] = ()) -> None:
         self.path = path
+        self._trackers = trackers
 
     def write(self, values: Mapping[str, float | int | str]) -> None:
         """Appends one row, with the time (Unix seconds)."""
         if self.path is None:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        row = {"time": round(time.time(), 3), **values}
         with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"time": round(time.time(), 3), **values}) + "\n")
+            file.write(json.dumps(row) + "\n")
+        for tracker in self._trackers if "step" in row else ():
+            tracker.write(row)
+
+    def close(self) -> None:
+        """Ends the trackers."""
+        for tracker in self._trackers:
+            tracker.close()
 
 
 def read_metrics(path: Path) -> list[dict[str, float]]:

@@ -17,6 +17,7 @@ from bloomery.core.config import Config
 from bloomery.core.metrics import Bar, MetricsLog, progress
 from bloomery.core.pool import LocalPool, Pool
 from bloomery.core.stopping import StopRequested, never
+from bloomery.core.trackers import TrackerName
 
 Kind = Literal["pages", "documents", "tokenizer", "tokens", "checkpoint", "conversations", "pairs", "scores", "scorer", "lists"]
 
@@ -86,6 +87,8 @@ class Launch(Config):
     """Newest snapshots of a running training that are kept."""
     keep_every_steps: NonNegativeInt = 0
     """Snapshots at multiples of this many steps are made and kept, too, while the training runs; 0 = none."""
+    trackers: tuple[TrackerName, ...] = ()
+    """Where training's numbers go beside metrics.jsonl."""
 
     @property
     def num_processes(self) -> int:

@@ -22,6 +22,7 @@ from bloomery.core.metrics import MetricsLog
 from bloomery.core.pool import WORKER_MEMORY_BYTES, LocalPool, Pool
 from bloomery.core.stage import Cluster, Launch, Runtime, Stage
 from bloomery.core.stopping import never, watch_for_sigterm
+from bloomery.core.trackers import open_trackers
 from bloomery.pipeline.plan import Step, input_paths
 
 log = logging.getLogger(__name__)
@@ -62,10 +63,11 @@ def launch(
     log_path = log_folder / "metrics.jsonl"
     # Only training looks between its steps whether it is to stop; other stages end at once and go on from their last shard.
     watch = watch_for_sigterm() if node.stage.spmd else contextlib.nullcontext(never)
+    trackers = open_trackers(node.launch.trackers, folder=log_folder, label=node.id, settings=node.config.model_dump(mode="json"))
     with watch as stop_requested:
         runtime = Runtime(
             workers=workers,
-            metrics=MetricsLog(log_path),
+            metrics=MetricsLog(log_path, trackers),
             label=node.id,
             quiet=quiet,
             open_pool=open_pool,
@@ -75,6 +77,7 @@ def launch(
         try:
             metrics: Mapping[str, Any] = node.stage.run(node.config, **arguments, out=out.absolute(), runtime=runtime)
         finally:
+            runtime.metrics.close()
             peak = runtime.close()
     if peak > WORKER_MEMORY_BYTES and workers != 1:  # one worker is this process, with all that it holds besides
         found, expected = f"{peak / 2**30:.1f} GB", f"{WORKER_MEMORY_BYTES >> 30} GB"

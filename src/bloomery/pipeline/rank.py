@@ -14,6 +14,7 @@ from bloomery.core.files import read_json, write_json
 from bloomery.core.metrics import MetricsLog
 from bloomery.core.stage import Launch, Runtime
 from bloomery.core.stopping import watch_for_sigterm
+from bloomery.core.trackers import open_trackers
 from bloomery.pipeline.launch import STOP, die_with_parent
 from bloomery.stages.catalog import load_stage
 
@@ -24,12 +25,15 @@ def run_rank(spec_path: Path) -> int:
     stage = load_stage(spec["stage"])
     with dist.process_group(), watch_for_sigterm(flag=spec_path.with_name(STOP)) as stop_requested:
         first = dist.rank() == 0
+        launch, log_path = Launch(**spec["launch"]), Path(spec["metrics"])
+        names = launch.trackers if first else ()
+        trackers = open_trackers(names, folder=log_path.parent, label=spec["label"], settings=spec["config"])
         runtime = Runtime(
             workers=spec["workers"],
-            metrics=MetricsLog(Path(spec["metrics"]) if first else None),
+            metrics=MetricsLog(log_path if first else None, trackers),
             label=spec["label"],
             quiet=not first,
-            launch=Launch(**spec["launch"]),
+            launch=launch,
             stop_requested=stop_requested,
         )
         arguments = {slot: _to_paths(value) for slot, value in spec["arguments"].items()}
@@ -42,6 +46,8 @@ def run_rank(spec_path: Path) -> int:
         except BloomeryError as error:
             write_json(spec_path.with_name("error.json"), {"message": str(error)})
             return 1
+        finally:
+            runtime.metrics.close()
         if first:
             write_json(spec_path.with_name("result.json"), dict(metrics))
     return 0

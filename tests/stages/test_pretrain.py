@@ -63,6 +63,16 @@ def test_it_learns_and_writes_a_checkpoint_with_its_curve(tmp_path: Path, tiny_t
     assert (tmp_path / "out" / "tokenizer.json").read_bytes() == (tiny_tokenizer / "tokenizer.json").read_bytes()
 
 
+def test_the_model_writes_the_same_beginnings_on_at_each_validation(tmp_path: Path, tiny_tokens: Path, tiny_tokenizer: Path) -> None:
+    config = TINY.model_copy(update={"num_samples": 2, "sample_tokens": 5})
+    pretrain(config, tokens=tiny_tokens, tokenizer=tiny_tokenizer, out=tmp_path / "out", runtime=Runtime(quiet=True))
+    samples = json.loads((tmp_path / "out" / "training.json").read_text())["samples"]
+    assert [sample["step"] for sample in samples] == [0, 0, 5, 5, 10, 10, 15, 15, 20, 20]
+    assert len({sample["prompt"] for sample in samples}) == 2 and all(sample["prompt"] for sample in samples)
+    texts = [sample["text"] for sample in samples[::2]]
+    assert len(set(texts)) > 1 and all(isinstance(text, str) for text in texts)
+
+
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
 def test_a_run_that_is_interrupted_twice_ends_with_the_same_bytes(
     tmp_path: Path, tiny_tokens: Path, tiny_tokenizer: Path, optimizer: str, monkeypatch: pytest.MonkeyPatch

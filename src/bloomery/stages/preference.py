@@ -20,6 +20,7 @@ from bloomery.core.conversation import Message, find_problem
 from bloomery.core.errors import DataError
 from bloomery.core.files import expand, read_json, read_jsonl, sha256_file, write_atomically, write_json
 from bloomery.core.stage import Launch, Runtime, Slot, Stage
+from bloomery.generate.samples import conversation_prompts, write_samples
 from bloomery.model.device import resolve_device
 from bloomery.model.huggingface import load_model, save_model
 from bloomery.model.lora import add_adapters
@@ -37,6 +38,7 @@ from bloomery.train.layout import find_misfits
 from bloomery.train.optimizer import OptimizerName
 from bloomery.train.schedule import Decay
 from bloomery.train.sharding import arrange, distribute, gather_model
+from bloomery.train.spikes import spike_summary
 from bloomery.train.step import Objective, micro_batch_rows, own_share, sum_losses
 
 PAIR_SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst")
@@ -95,7 +97,8 @@ def preference(config: PreferenceConfig, *, init: Path, pairs: Path, out: Path, 
     model = model.to(device)
     launch = prepare_model(model, precision=config.precision, launch=launch, device=device)
     files = expand(pairs, suffixes=PAIR_SUFFIXES)
-    found = read_pairs(files, load_tokenizer(init), max_tokens=model.config.max_positions, held_out_fraction=config.held_out_fraction)
+    tokenizer = load_tokenizer(init)
+    found = read_pairs(files, tokenizer, max_tokens=model.config.max_positions, held_out_fraction=config.held_out_fraction)
     if len(found.train) < parallel.layout.data:
         raise DataError(f"{pairs}: found {len(found.train)} pairs to train on, {found.num_too_long} longer than the model reads")
     everything = [*found.train, *found.held_out]
@@ -105,15 +108,16 @@ def preference(config: PreferenceConfig, *, init: Path, pairs: Path, out: Path, 
     )
 
     model = distribute(model, parallel, launch, device)  # after the reference, for which each process reads pairs by itself
+    pairs_of = functools.partial(rows_of_step, num_rows=len(found.train), batch_rows=config.batch_pairs, seed=config.seed)
+    answers = [pair.chosen for pair in found.held_out]
+    prompts = conversation_prompts(answers, count=config.num_samples)
 
     def make_batches(indices: np.ndarray) -> list[PairBatch]:
         parts = np.array_split(indices, max(1, -(-2 * len(indices) // rows_at_once)))
         return [make_pair_batch([everything[i] for i in part], reference_N2[part], device) for part in parts if len(part)]
 
     def batches_of_step(step: int) -> list[PairBatch]:
-        return make_batches(
-            own_share(rows_of_step(step, num_rows=len(found.train), batch_rows=config.batch_pairs, seed=config.seed), launch)
-        )
+        return make_batches(own_share(pairs_of(step), launch))
 
     objective = functools.partial(pair_objective, config=config)
     held_out = make_batches(np.arange(len(found.train), len(everything)))
@@ -123,6 +127,8 @@ def preference(config: PreferenceConfig, *, init: Path, pairs: Path, out: Path, 
         batches_of_step=batches_of_step,
         validate=functools.partial(measure, batches=held_out, objective=objective),
         num_validations=config.num_validations if held_out else 0,
+        window_of_step=lambda step: {"pairs": pairs_of(step).tolist()},
+        sample=functools.partial(write_samples, tokenizer=tokenizer, prompts=prompts, num_tokens=config.sample_tokens),
     )
     state = make_state(model, config, parallel)
     keep = {"keep_last": launch.keep_snapshots, "keep_every_steps": launch.keep_every_steps}
@@ -136,6 +142,8 @@ def preference(config: PreferenceConfig, *, init: Path, pairs: Path, out: Path, 
         "too_long_pairs": found.num_too_long,
         "train_loss": final_loss(state),
         "skipped_steps": state.skipped,
+        **spike_summary(state),
+        "samples": state.samples,
         "curve": [[row["step"], row["tokens"], row["loss"]] for row in state.curve],
         "validation": state.curve,
     }

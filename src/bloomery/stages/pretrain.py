@@ -21,6 +21,7 @@ from bloomery.core.config import Config, suggest
 from bloomery.core.errors import ConfigError, DataError
 from bloomery.core.files import read_json, write_json
 from bloomery.core.stage import Launch, Runtime, Slot, Stage
+from bloomery.generate.samples import PROMPT_TOKENS, write_samples
 from bloomery.model.architectures import read_config
 from bloomery.model.config import ModelShape, count_params, make_model_config
 from bloomery.model.device import resolve_device
@@ -39,6 +40,7 @@ from bloomery.train.fit import Run, TrainingConfig, final_loss, fit, make_state,
 from bloomery.train.layout import find_misfits
 from bloomery.train.schedule import ScheduleSegment, segment_factor
 from bloomery.train.sharding import arrange, distribute, gather_model
+from bloomery.train.spikes import spike_summary
 from bloomery.train.step import micro_batch_rows, num_micro_batches, own_share, sum_losses
 
 log = logging.getLogger(__name__)
@@ -171,6 +173,9 @@ def pretrain(
         window_of_step=data.describe_step,
         new_levels=frozenset(plan.first_step(i) for i in range(1, len(plan.phases))),
         count_data=data.count_tokens if len(data.names) > 1 else None,
+        sample=functools.partial(
+            write_samples, tokenizer=vocabulary, prompts=data.beginnings(config.num_samples), num_tokens=config.sample_tokens
+        ),
     )
     state = make_state(model, config, parallel)
     # What is read is part of what a run is: a snapshot of other tokens is refused, too.
@@ -185,8 +190,10 @@ def pretrain(
         "padding_fraction": round(data.padding_fraction(), 6),
         "train_loss": final_loss(state),
         "skipped_steps": state.skipped,
+        **spike_summary(state),
         "curve": [[row["step"], row["tokens"], row["bits_per_byte"]] for row in state.curve],
         "validation": state.curve,
+        "samples": state.samples,
         "sources": data.describe(),
     }
     if (whole := gather_model(model)) is not None:
@@ -292,6 +299,12 @@ class TrainingData:
         for used in self.plan.used_up:
             if used.step == step:
                 log.info("step %d: the source %s is used up; the others share its part", step, self.names[used.source])
+
+    def beginnings(self, count: int) -> list[list[int]]:
+        """The first tokens of so many held-out documents, of each source in turn."""
+        sources = list(self.held_out.values())
+        places = [(sources[i % len(sources)].tokens, i // len(sources)) for i in range(count if sources else 0)]
+        return [tokens.document(i)[:PROMPT_TOKENS].tolist() for tokens, i in places if i < tokens.num_documents]
 
     def describe_step(self, step: int) -> dict[str, Any]:
         """For the log of spikes: the rows that all processes together read in a step, by source."""

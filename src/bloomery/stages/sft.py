@@ -18,6 +18,7 @@ from bloomery.core.conversation import read_conversations
 from bloomery.core.errors import ConfigError, DataError
 from bloomery.core.files import read_json, write_json
 from bloomery.core.stage import Launch, Runtime, Slot, Stage
+from bloomery.generate.samples import conversation_prompts, write_samples
 from bloomery.model.architectures import read_config
 from bloomery.model.device import resolve_device
 from bloomery.model.huggingface import load_model, save_model
@@ -34,6 +35,7 @@ from bloomery.train.fit import Run, TrainingConfig, final_loss, fit, make_state
 from bloomery.train.layout import find_misfits
 from bloomery.train.schedule import Decay
 from bloomery.train.sharding import arrange, distribute, gather_model
+from bloomery.train.spikes import spike_summary
 from bloomery.train.step import micro_batch_rows, num_micro_batches, own_share, sum_losses
 
 
@@ -79,14 +81,18 @@ def sft(config: SftConfig, *, init: Path, conversations: Sequence[Path], out: Pa
     model = distribute(model, parallel, launch, device)
     batch_rows = _batch_rows(config, model, init, parallel.layout.data)
     files = [path / "train.jsonl.gz" if (path / "train.jsonl.gz").is_file() else path for path in conversations]
-    rendered = render_all(read_conversations(files), load_tokenizer(init), held_out_fraction=config.held_out_fraction)
+    tokenizer = load_tokenizer(init)
+    rendered = render_all(read_conversations(files), tokenizer, held_out_fraction=config.held_out_fraction)
     if not rendered.train:
         raise DataError(f"{', '.join(map(str, files))}: found no conversation with an assistant's turn to learn")
     source = conversation_rows(rendered.train, row_tokens=config.sequence_tokens)
     held_out = conversation_rows(rendered.held_out, row_tokens=config.sequence_tokens)
 
+    prompts = conversation_prompts(rendered.held_out, count=config.num_samples)
+    rows_of = functools.partial(rows_of_step, num_rows=source.packed.num_rows, batch_rows=batch_rows, seed=config.seed)
+
     def batches_of_step(step: int) -> list[Batch]:
-        rows = own_share(rows_of_step(step, num_rows=source.packed.num_rows, batch_rows=batch_rows, seed=config.seed), launch)
+        rows = own_share(rows_of(step), launch)
         parts = make_batch(source, rows).split(num_micro_batches(len(rows), config.sequence_tokens, device, launch))
         return [part.to(device) for part in parts]
 
@@ -96,6 +102,8 @@ def sft(config: SftConfig, *, init: Path, conversations: Sequence[Path], out: Pa
         batches_of_step=batches_of_step,
         validate=functools.partial(measure, source=held_out),
         num_validations=config.num_validations if rendered.held_out else 0,
+        window_of_step=lambda step: {"rows": rows_of(step).tolist()},
+        sample=functools.partial(write_samples, tokenizer=tokenizer, prompts=prompts, num_tokens=config.sample_tokens),
     )
     state = make_state(model, config, parallel)
     keep = {"keep_last": launch.keep_snapshots, "keep_every_steps": launch.keep_every_steps}
@@ -112,6 +120,8 @@ def sft(config: SftConfig, *, init: Path, conversations: Sequence[Path], out: Pa
         "padding_fraction": round(source.packed.padding_fraction, 6),
         "train_loss": final_loss(state),
         "skipped_steps": state.skipped,
+        **spike_summary(state),
+        "samples": state.samples,
         "curve": [[row["step"], row["tokens"], row["loss"]] for row in state.curve],
         "validation": state.curve,
     }

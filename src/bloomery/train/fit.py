@@ -74,6 +74,10 @@ class TrainingConfig(Config):
     """So many such steps within 128 lead back to an earlier snapshot, and the data read since are left out; 0 = never."""
     rollback_steps: PositiveInt = 250
     """After every so many steps there is a snapshot to go back to."""
+    num_samples: NonNegativeInt = 3
+    """Texts that the model writes at each validation, always of the same held-out beginnings; 0 = none."""
+    sample_tokens: PositiveInt = 40
+    """The most tokens of such a text."""
     seed: int = 0
 
 

@@ -13,7 +13,7 @@ a run that was killed and continued, decides the same.
 import logging
 import math
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol  # Any: the values of a JSON document
 
 from bloomery.train.state import TrainState
 
@@ -131,6 +131,11 @@ def roll_back(state: TrainState, target: int, snapshots: Restorer) -> bool:
     log.warning("several spikes up to step %d: back to step %d, without the data of steps %d to %d", *entry.values())
     state.data_step, state.skipped, state.spikes, state.rollbacks = data_step, skipped, spikes, [*rollbacks, entry]
     return True
+
+
+def spike_summary(state: TrainState) -> dict[str, Any]:
+    """For the record of a training: each spike, and each return to a snapshot."""
+    return {"spikes": state.spikes, "rollbacks": state.rollbacks}
 
 
 def _append(usual: Sequence[float], value: float, sigmas: float) -> list[float]:

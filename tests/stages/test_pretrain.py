@@ -58,7 +58,8 @@ def test_it_learns_and_writes_a_checkpoint_with_its_curve(tmp_path: Path, tiny_t
     assert metrics["validation_bits_per_byte"] == bits[-1]
     rows = read_metrics(tmp_path / "metrics.jsonl")
     assert [r["step"] for r in rows if "train/loss" in r] == list(range(1, 21))
-    assert {"tokens", "train/learning_rate", "train/gradient_norm", "train/tokens_per_second"} <= set(rows[1])
+    named = {"learning_rate", "gradient_norm", "tokens_per_second", "mfu", "memory_bytes", "data_fraction"}
+    assert {"tokens", *(f"train/{name}" for name in named)} <= set(rows[1])
     assert load_model(tmp_path / "out").config.max_positions == 32
     assert (tmp_path / "out" / "tokenizer.json").read_bytes() == (tiny_tokenizer / "tokenizer.json").read_bytes()
 

@@ -1,10 +1,14 @@
 """Who is updated by what, and Muon against torch's and against a singular value decomposition."""
 
+import math
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from bloomery.model.config import ModelConfig
+from bloomery.model.config import LoraConfig, ModelConfig
+from bloomery.model.lora import add_adapters
 from bloomery.model.transformer import Transformer
 from bloomery.train.muon import Muon, orthogonalise
 from bloomery.train.optimizer import make_optimizers, set_learning_rate, split_by_role
@@ -67,6 +71,52 @@ def test_muon_takes_torchs_steps(shape: tuple[int, int]) -> None:
     start = random_matrix(*shape) * 0.1
     # The iteration runs in bfloat16 in both, and rounds in another order.
     assert (ours - theirs).norm() < 0.02 * (theirs - start).norm()
+
+
+def plain_muon_step(weight: np.ndarray, grad: np.ndarray, buffer: np.ndarray, *, lr: float, momentum: float, decay: float) -> None:
+    """Muon as its author writes it down, for one matrix, in float64."""
+    buffer += (1 - momentum) * (grad - buffer)
+    update = (1 - momentum) * grad + momentum * buffer
+    turned = update.shape[0] > update.shape[1]
+    x = update.T if turned else update
+    x = x / np.sqrt((x**2).sum())
+    for _ in range(5):
+        gram = x @ x.T
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    rows, columns = weight.shape
+    weight *= 1 - lr * decay
+    weight -= lr * 0.2 * math.sqrt(max(rows, columns)) * (x.T if turned else x)
+
+
+@pytest.mark.parametrize("shape", [(8, 24), (24, 8), (16, 16)])
+def test_muon_follows_a_twin_in_float64_written_from_its_definition(shape: tuple[int, int]) -> None:
+    weights = [nn.Parameter(random_matrix(*shape, seed=i) * 0.1) for i in range(2)]
+    twins = [(weight.detach().double().numpy().copy(), np.zeros(shape)) for weight in weights]
+    muon = Muon(weights, lr=0.02, momentum=0.95, weight_decay=0.1, dtype=torch.float32)
+    for step in range(6):
+        for i, (weight, (twin, buffer)) in enumerate(zip(weights, twins, strict=True)):
+            weight.grad = random_matrix(*shape, seed=10 * step + i)
+            plain_muon_step(twin, weight.grad.double().numpy(), buffer, lr=0.02, momentum=0.95, decay=0.1)
+        muon.step()
+    for weight, (twin, _) in zip(weights, twins, strict=True):
+        np.testing.assert_allclose(weight.detach().numpy(), twin, atol=2e-5)
+
+
+def test_with_adapters_only_they_are_trained_and_by_adamw() -> None:
+    model = Transformer(ModelConfig(**SIZES))
+    add_adapters(model, LoraConfig(rank=2), seed=0)
+    optimizers = make_optimizers(model, name="muon", learning_rate=0.1, embedding_learning_rate=0.3, weight_decay=0.5)
+    assert [type(optimizer) for optimizer in optimizers] == [torch.optim.AdamW]
+    (group,) = optimizers[0].param_groups
+    assert {id(p) for p in group["params"]} == {id(p) for n, p in model.named_parameters() if ".lora_" in n}
+    assert (group["full_lr"], group["weight_decay"]) == (0.1, 0.5)
+
+
+def test_biases_are_vectors_and_the_head_of_a_reward_model_is_no_matrix_of_a_layer() -> None:
+    model = Transformer(ModelConfig(**SIZES, attention_bias="all", head="scalar"))
+    matrices, others, vectors = split_by_role(model)
+    assert len(matrices) == 2 * 7 and len(vectors) == 2 * (4 + 4) + 1 and all(p.ndim == 1 for p in vectors)
+    assert sorted(p.shape[0] for p in others) == [1, 40]  # the head and the embeddings
 
 
 def test_matrices_of_one_shape_do_not_touch_each_other() -> None:

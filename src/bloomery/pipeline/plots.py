@@ -31,17 +31,28 @@ STYLE: Any = {
 Series = Sequence[tuple[float, float]]
 
 
-def draw_curves(series: Mapping[str, Series], *, x_label: str, y_label: str, width_inches: float = 6.4) -> str:
-    """Lines over one x axis; a series of few points also shows its points."""
+def draw_curves(
+    series: Mapping[str, Series],
+    *,
+    x_label: str,
+    y_label: str,
+    width_inches: float = 6.4,
+    height_inches: float = 3.1,
+    marks: Mapping[str, Sequence[float]] | None = None,
+) -> str:
+    """Lines over one x axis; a series of few points also shows its points. `marks` are places on that axis, by what is there."""
     with mpl.rc_context(STYLE):
-        figure, axes = _canvas(width_inches, 3.1)
+        figure, axes = _canvas(width_inches, height_inches)
+        for style, (name, places) in zip((":", "--"), (marks or {}).items(), strict=False):
+            for i, place in enumerate(places):
+                axes.axvline(place, color="#888888", linewidth=1.0, linestyle=style, label=None if i else name)
         for color, (name, points) in zip(_colors(len(series)), series.items(), strict=True):
             x, y = zip(*points, strict=True)
             axes.plot(x, y, color=color, label=name, linewidth=1.6, marker="o" if len(points) <= 30 else "", markersize=3.5)
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         axes.xaxis.set_major_formatter(lambda value, _: _short(value))
-        if len(series) > 1:
+        if len(series) + sum(map(bool, (marks or {}).values())) > 1:
             axes.legend()
         return _svg(figure)
 

@@ -25,6 +25,7 @@ from bloomery.pipeline.report_view import (
     format_seconds,
     funnel_steps,
     kept_samples,
+    last_samples,
     read_nodes,
     recipe_json,
     same_prompt_samples,
@@ -32,6 +33,7 @@ from bloomery.pipeline.report_view import (
 )
 
 TRAINING_STAGES = ("pretrain", "sft", "preference")
+SMALL_CURVES = {"gradient_norm": "gradient norm", "learning_rate": "learning rate", "tokens_per_second": "tokens/s"}
 
 
 def write_report(store: Store, run_folder: Path) -> Path:
@@ -108,21 +110,38 @@ def _training_view(node: NodeView) -> dict[str, Any]:
     plots = []
     loss = {name: node.series(f"{group}/loss") for name, group in (("training", "train"), ("validation", "validation"))}
     drawn = {name: points for name, points in loss.items() if points}
+    marks = {"step left out": node.places("spike/data_step"), "back to a snapshot": node.places("rollback/to_step")}
+    marks = {name: places for name, places in marks.items() if places}
     if drawn:
         unit = "loss" if node.stage == "preference" else "loss (nats per token)"
-        plots.append(draw_curves(drawn, x_label="tokens", y_label=unit))
+        plots.append(draw_curves(drawn, x_label="tokens", y_label=unit, marks=marks))
     if points := node.series("validation/bits_per_byte"):
         plots.append(draw_curves({"validation": points}, x_label="tokens", y_label="bits per byte, held-out documents"))
     if points := node.series("train/accuracy"):
         plots.append(draw_curves({"accuracy": points}, x_label="tokens", y_label="chosen over rejected"))
-    speeds = sorted(value for _, value in node.series("train/tokens_per_second"))
+    plots += [
+        draw_curves(
+            {y_label: points}, x_label="tokens", y_label=y_label, height_inches=2.1, marks=marks if name == "gradient_norm" else None
+        )
+        for name, y_label in SMALL_CURVES.items()
+        if (points := node.series(f"train/{name}"))
+    ]
     return {
         "id": node.id,
         "stage": node.stage,
         "metrics": {name: value for name, value in node.metrics.items() if isinstance(value, int | float)},
-        "speed": f"{speeds[len(speeds) // 2]:,.0f} tokens/s (median)" if speeds else "",
+        "speed": _speed(node),
         "plots": plots,
+        "samples": last_samples(node.path),
     }
+
+
+def _speed(node: NodeView) -> str:
+    found = {name: sorted(value for _, value in node.series(f"train/{name}")) for name in ("tokens_per_second", "mfu")}
+    median = {name: values[len(values) // 2] for name, values in found.items() if values}
+    words = [f"{median['tokens_per_second']:,.0f} tokens/s"] if "tokens_per_second" in median else []
+    words += [f"{100 * median['mfu']:.0f} % of the machine's matrix products"] if "mfu" in median else []
+    return f"{', '.join(words)} (medians)" if words else ""
 
 
 def _scores_view(node: NodeView) -> dict[str, Any]:

@@ -56,6 +56,10 @@ class NodeView:
         by_step = {row["step"]: (row.get(x, row["step"]), row[name]) for row in self.rows if name in row and "step" in row}
         return [by_step[step] for step in sorted(by_step)]
 
+    def places(self, name: str) -> list[float]:
+        """Where on the axis of tokens a metric stands; as `series`, but not only the last of each step."""
+        return [row.get("tokens", row["step"]) for row in self.rows if name in row and "step" in row]
+
 
 def read_nodes(store: Store, run_folder: Path) -> list[NodeView]:
     """The finished nodes of a run, in the order of its plan."""
@@ -144,6 +148,16 @@ def same_prompt_samples(path: Path, models: Sequence[str], *, per_skill: int = 1
             answer = answers[models[0]]["answer"]
             chosen.append({"skill": skill, "prompt": prompt, "answer": answer, "answers": [answers[model] for model in models]})
     return chosen
+
+
+def last_samples(folder: Path) -> list[dict[str, Any]]:
+    """What a model wrote at its last validation, and at its first, of each beginning."""
+    path = folder / "training.json"
+    samples = read_json(path).get("samples", []) if path.is_file() else []
+    by_prompt: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for sample in samples:
+        by_prompt[sample["prompt"]].append(sample)
+    return [{"prompt": prompt, "first": found[0], "last": found[-1]} for prompt, found in by_prompt.items()]
 
 
 def format_bytes(count: float) -> str:

@@ -1,8 +1,11 @@
 """Which weights are updated how: by their role in the model, never by a substring of their name.
 
 matrices     inside the layers: Muon or AdamW, decayed
-embeddings   the table of tokens and, where it is not the same, the output matrix: AdamW, not decayed
-vectors      norms: AdamW, not decayed
+embeddings   the table of tokens and, where it is not the same, the output matrix or scalar head: AdamW, not decayed
+vectors      norms and biases: AdamW, not decayed
+
+Where only adapters are trained (LoRA), they are matrices and AdamW's: Muon makes all directions of an update equally
+large, and a matrix of a few rows has few to begin with.
 """
 
 from typing import Any, Literal  # Any: torch's optimizer groups are dictionaries of anything
@@ -35,17 +38,18 @@ def make_optimizers(
 ) -> list[torch.optim.Optimizer]:
     """The optimizers of a model. Each group keeps its full learning rate as `full_lr`; see `set_learning_rate`."""
     matrices, embeddings, vectors = split_by_role(model)
-    group = {"full_lr": learning_rate, "lr": learning_rate, "weight_decay": weight_decay}
-    plain: list[dict[str, Any]] = [
-        {"params": embeddings, "full_lr": embedding_learning_rate, "lr": embedding_learning_rate, "weight_decay": 0.0},
-        {"params": vectors, "full_lr": embedding_learning_rate, "lr": embedding_learning_rate, "weight_decay": 0.0},
-    ]
-    if name == "adamw":
-        return [torch.optim.AdamW([{**group, "params": matrices}, *plain], betas=ADAM_BETAS, eps=ADAM_EPS, fused=True)]
+
+    def group(params: list[nn.Parameter], rate: float, decay: float) -> list[dict[str, Any]]:
+        return [{"params": params, "full_lr": rate, "lr": rate, "weight_decay": decay}] if params else []
+
+    decayed = group(matrices, learning_rate, weight_decay)
+    plain = [*group(embeddings, embedding_learning_rate, 0.0), *group(vectors, embedding_learning_rate, 0.0)]
+    trains_adapters = any(not p.requires_grad for p in model.model.layers.parameters())
+    if name == "adamw" or trains_adapters or not matrices:
+        return [torch.optim.AdamW([*decayed, *plain], betas=ADAM_BETAS, eps=ADAM_EPS, fused=True)]
     dtype = torch.bfloat16 if has_fast_bfloat16(matrices[0].device) else torch.float32
-    muon_group = [{**group, "params": matrices}]
-    muon = Muon(muon_group, lr=learning_rate, momentum=MUON_MOMENTUM, weight_decay=weight_decay, dtype=dtype, parallel=parallel)
-    return [muon, torch.optim.AdamW(plain, betas=ADAM_BETAS, eps=ADAM_EPS, fused=True)]
+    muon = Muon(decayed, lr=learning_rate, momentum=MUON_MOMENTUM, weight_decay=weight_decay, dtype=dtype, parallel=parallel)
+    return [muon, *([torch.optim.AdamW(plain, betas=ADAM_BETAS, eps=ADAM_EPS, fused=True)] if plain else [])]
 
 
 def split_by_role(model: Transformer) -> tuple[list[nn.Parameter], list[nn.Parameter], list[nn.Parameter]]:

@@ -1,12 +1,18 @@
 """Several devices: torchrun starts the processes, the result is that of one, and an error keeps its message."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from bloomery.core.errors import DataError
+from bloomery.core.errors import DataError, Stopped
 from bloomery.core.metrics import read_metrics
 from bloomery.pipeline.single import run_single_stage
 from bloomery.stages.catalog import load_stage
@@ -57,3 +63,39 @@ def test_an_error_in_the_started_processes_keeps_its_message(inputs, tmp_path):
     with pytest.raises(DataError, match=r"pretrain: .*tokenizer"):
         pretrain(inputs, tmp_path / "out", tokenizer="other", devices=2)
     assert not (tmp_path / "out").exists()
+
+
+def wait_for_steps(log, process=None):
+    """Until training has logged a few steps."""
+    for _ in range(2000):
+        if sum("train/loss" in row for row in read_metrics(log)) >= 3 or (process is not None and process.poll() is not None):
+            return
+        time.sleep(0.05)
+
+
+def test_sigterm_saves_and_ends_a_training_in_this_process(inputs, tmp_path):
+    def send():
+        wait_for_steps(tmp_path / "out.logs" / "metrics.jsonl")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    slots = {"tokens": [str(inputs / "tokens")], "tokenizer": [str(inputs / "tokenizer")]}
+    with pytest.raises(Stopped, match=r"stopped by SIGTERM after step \d+ of 39062, which is saved"):
+        run_single_stage(load_stage("pretrain"), inputs=slots, settings={**SETTINGS, "tokens": 10_000_000}, out=tmp_path / "out")
+    sender.join()
+    assert list(tmp_path.glob(".out.unfinished-*/.scratch/step-*")) and not (tmp_path / "out").exists()
+
+
+def test_sigterm_to_the_command_saves_and_ends_all_its_processes_with_exit_code_143(inputs, tmp_path):
+    command = [sys.executable, "-m", "bloomery.cli.main", "stage", "pretrain", "--out", str(tmp_path / "out"), "--devices", "2"]
+    command += ["--input", f"tokens={inputs / 'tokens'}", "--input", f"tokenizer={inputs / 'tokenizer'}"]
+    for name, value in {**SETTINGS, "tokens": 10_000_000}.items():
+        command += ["--set", f"{name}={json.dumps(value).replace(': ', ' = ') if isinstance(value, dict) else value}"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    wait_for_steps(tmp_path / "out.logs" / "metrics.jsonl", process)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 143, said
+    assert "stopped by SIGTERM after step" in said and "The same command continues" in said and "Traceback" not in said
+    assert list(tmp_path.glob(".out.unfinished-*/.scratch/step-*"))

@@ -1,5 +1,6 @@
 """Snapshots: whole or not there, newest first, and nothing of a run is missing in them."""
 
+import itertools
 import json
 import logging
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bloomery.core.errors import DataError
+from bloomery.core.errors import DataError, Stopped
 from bloomery.core.stage import Runtime
 from bloomery.model.config import ModelConfig
 from bloomery.model.transformer import Transformer
@@ -77,6 +78,18 @@ def test_a_run_killed_at_any_step_ends_bit_for_bit_as_if_it_had_not_been(
     fit(resumed, make_run(), CONFIG, snapshots=Snapshots(tmp_path / "b", settings="s"), runtime=Runtime(quiet=True))
     assert fingerprint(resumed) == fingerprint(whole)
     assert [row["step"] for row in resumed.curve] == [0, 4, 8, 12]
+
+
+def test_a_run_that_is_asked_to_stop_is_saved_and_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    whole, stopped, resumed = (fresh_state() for _ in range(3))
+    fit(whole, make_run(), CONFIG, snapshots=Snapshots(tmp_path / "a", settings="s"), runtime=Runtime(quiet=True))
+    asked = itertools.count()
+    runtime = Runtime(quiet=True, stop_requested=lambda: next(asked) >= 5)
+    with pytest.raises(Stopped, match=r"stopped by SIGTERM after step 5 of 12, which is saved"):
+        fit(stopped, make_run(), CONFIG, snapshots=Snapshots(tmp_path / "b", settings="s"), runtime=runtime)
+    assert (tmp_path / "b" / "step-000005").is_dir()
+    fit(resumed, make_run(kill_at=4), CONFIG, snapshots=Snapshots(tmp_path / "b", settings="s"), runtime=Runtime(quiet=True))
+    assert fingerprint(resumed) == fingerprint(whole)
 
 
 def trained(folder: Path, steps: int, settings: str = "s") -> TrainState:

@@ -42,6 +42,12 @@ def open_trackers(names: Sequence[TrackerName], *, folder: Path, label: str, set
     return [makers[name](folder, label, settings) for name in dict.fromkeys(names)]
 
 
+def require_trackers(names: Sequence[TrackerName]) -> None:
+    """Raises ConfigError, naming what installs it, if a package is missing."""
+    for name in names:
+        _load(name, name)
+
+
 class _TensorBoard:
     """Event files in FOLDER/tensorboard: `tensorboard --logdir runs/logs`."""
 

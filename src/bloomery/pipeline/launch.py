@@ -22,7 +22,7 @@ from bloomery.core.metrics import MetricsLog
 from bloomery.core.pool import WORKER_MEMORY_BYTES, LocalPool, Pool
 from bloomery.core.stage import Cluster, Launch, Runtime, Stage
 from bloomery.core.stopping import never, watch_for_sigterm
-from bloomery.core.trackers import open_trackers
+from bloomery.core.trackers import open_trackers, require_trackers
 from bloomery.pipeline.plan import Step, input_paths
 
 log = logging.getLogger(__name__)
@@ -105,6 +105,7 @@ def _launch_ranks(
             "launch": launch.model_dump(mode="json"),
         },
     )
+    require_trackers(launch.trackers)  # before the processes start, where the message would be one among many
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(launch.devices)]
     # SIGTERM to us reaches the ranks through the file, not through torchrun, which kills what has not ended in 30 seconds.
     with watch_for_sigterm(flag=folder / STOP):

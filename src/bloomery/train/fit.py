@@ -102,7 +102,7 @@ class Run(Generic[B]):
     num_validations: int = 0
     """Evenly spaced, the last one at the end; one more before the first step."""
     sample: Callable[[Transformer], Sequence[Mapping[str, Any]]] | None = None
-    """Texts that the model writes, one mapping for each; called at each validation on every process."""
+    """Texts that the model writes, one mapping for each; called at each validation where each process has a whole model."""
 
 
 def make_state(model: Transformer, config: TrainingConfig, parallel: Parallel | None = None) -> TrainState:
@@ -264,7 +264,8 @@ def _validate(state: TrainState, run: Run[B], runtime: Runtime) -> None:
     # Rounded, because the curve is reported and the last bits say nothing.
     row = {name: round(value, 6) for name, value in run.validate(state.model).items()}
     state.curve.append({"step": state.step, "tokens": state.tokens, **row})
-    if run.sample is not None:
+    # Writing needs a whole model, which is on no process where they share its weights.
+    if run.sample is not None and state.parallel.has_whole_model:
         state.samples.extend({"step": state.step, **sample} for sample in run.sample(state.model))
     if dist.rank() == 0:
         runtime.metrics.write({"step": state.step, "tokens": state.tokens, **{f"validation/{name}": value for name, value in row.items()}})

@@ -58,6 +58,11 @@ class Parallel:
         """How many processes hold the same layers, this one included."""
         return self.layout.data * self.layout.tensor
 
+    @property
+    def has_whole_model(self) -> bool:
+        """Whether this process holds every weight."""
+        return self.layout.shards * self.layout.tensor * self.layout.pipeline == 1
+
     def own_tokens(self, batch: T) -> T:
         """The batch with weight only on this process's part of each row, where a tensor group shares them."""
         if self.layout.tensor == 1:

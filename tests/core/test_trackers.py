@@ -11,7 +11,7 @@ import pytest
 
 from bloomery.core.errors import ConfigError
 from bloomery.core.metrics import MetricsLog, read_metrics
-from bloomery.core.trackers import open_trackers
+from bloomery.core.trackers import open_trackers, require_trackers
 
 ROWS = [
     {"step": 1, "tokens": 100, "train/loss": 3.0},
@@ -99,6 +99,9 @@ def test_a_package_that_is_missing_is_named_with_what_installs_it(tmp_path: Path
         monkeypatch.setitem(sys.modules, name, None)
         with pytest.raises(ConfigError, match=rf"the package {name} is not installed: pip install 'bloomery\[{extra}\]'"):
             open_trackers([name], folder=tmp_path, label="base", settings={})
+        with pytest.raises(ConfigError, match=f"package {name} is not"):
+            require_trackers([name])
+    require_trackers(["tensorboard"])
 
 
 def test_trackio_takes_the_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Several devices: torchrun starts the processes, the result is that of one, and an error keeps its message."""
+"""Several devices: the processes are started, the result is that of one, and an error keeps its message."""
 
 import json
 import os
@@ -7,16 +7,22 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from bloomery.core.errors import DataError, Stopped
+from bloomery.core.artifact import Store
+from bloomery.core.errors import ConfigError, DataError, Stopped
 from bloomery.core.metrics import read_metrics
+from bloomery.pipeline import launch
+from bloomery.pipeline.plan import make_plan
+from bloomery.pipeline.recipe import load_recipe
 from bloomery.pipeline.single import run_single_stage
 from bloomery.stages.catalog import load_stage
 
+RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 SETTINGS = {
     "model": {"depth": 1, "dim": 32, "head_dim": 16},
     "tokens": 1024,
@@ -43,9 +49,9 @@ def inputs(tmp_path_factory):
     return folder
 
 
-def pretrain(folder, out, *, tokenizer="tokenizer", devices=1):
+def pretrain(folder, out, *, tokenizer="tokenizer", devices=1, **launch):
     slots = {"tokens": [str(folder / "tokens")], "tokenizer": [str(folder / tokenizer)]}
-    return run_single_stage(load_stage("pretrain"), inputs=slots, settings=SETTINGS, out=out, devices=devices)
+    return run_single_stage(load_stage("pretrain"), inputs=slots, settings=SETTINGS, out=out, devices=devices, launch_settings=launch)
 
 
 def test_two_processes_make_the_model_of_one_and_only_the_first_logs(inputs, tmp_path):
@@ -59,10 +65,24 @@ def test_two_processes_make_the_model_of_one_and_only_the_first_logs(inputs, tmp
     assert steps == sorted(set(steps)) and len(steps) == 4
 
 
-def test_an_error_in_the_started_processes_keeps_its_message(inputs, tmp_path):
+def test_an_error_in_the_started_processes_keeps_its_message_and_nothing_is_printed_around_it(inputs, tmp_path, capfd):
     with pytest.raises(DataError, match=r"pretrain: .*tokenizer"):
         pretrain(inputs, tmp_path / "out", tokenizer="other", devices=2)
     assert not (tmp_path / "out").exists()
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_launch_that_does_not_fit_is_refused_before_anything_is_started(inputs, tmp_path, monkeypatch):
+    monkeypatch.setattr(launch, "run_ranks", lambda *arguments: pytest.fail("started"))
+    facts = r"tensor = 4 does not divide num_heads = 2, num_kv_heads = 1 and mlp_dim = 96; it can be 1"
+    with pytest.raises(ConfigError, match=facts):
+        pretrain(inputs, tmp_path / "out", devices=4, tensor=4)
+
+
+def test_a_recipe_whose_last_stage_cannot_be_launched_runs_none(tmp_path):
+    recipe = load_recipe(RECIPES / "quickstart.toml", overrides=["base.launch.devices=4", "base.launch.pipeline=8"])
+    with pytest.raises(ConfigError, match=r"base: launch: tensor = 1 times pipeline = 8 does not divide 4 processes .*1, 2, 4"):
+        make_plan(recipe, Store(tmp_path))
 
 
 def wait_for_steps(log, process=None):

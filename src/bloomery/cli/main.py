@@ -186,7 +186,8 @@ def stage(
     settings: Annotated[list[str] | None, typer.Option("--set", help="A setting of the stage.", metavar="KEY=VALUE")] = None,
     workers: WorkersOption = None,
     cluster: ClusterOption = None,
-    devices: Annotated[int, typer.Option("--devices", min=1, help="Processes that train together (torchrun).")] = 1,
+    devices: Annotated[int, typer.Option("--devices", min=1, help="Processes that train together.")] = 1,
+    launch: Annotated[list[str] | None, typer.Option("--launch", help="How they share it.", metavar="KEY=VALUE")] = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -204,6 +205,7 @@ def stage(
             out=out,
             workers=_choose_workers(workers, place),
             devices=devices,
+            launch_settings=parse_settings(launch or (), flag="--launch"),
             cluster=place,
         )
         models.show_artifact(artifact, as_json=as_json)

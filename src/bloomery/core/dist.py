@@ -9,6 +9,8 @@ from typing import Any  # Any: what `gather_objects` carries is whatever is pick
 import torch
 import torch.distributed as dist
 
+from bloomery.core.errors import ConfigError
+
 Group = dist.ProcessGroup | None
 """Some of the processes; None is all of them."""
 TIMEOUT_MINUTES = 30
@@ -87,7 +89,10 @@ def process_group() -> Iterator[None]:
         return
     timeout = timedelta(minutes=TIMEOUT_MINUTES)
     if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+        local_rank, found = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+        if local_rank >= found:
+            raise ConfigError(f"launch: devices = {local_rank + 1} or more; this machine has {found} GPUs, one for each process")
+        torch.cuda.set_device(local_rank)
         dist.init_process_group("cpu:gloo,cuda:nccl", timeout=timeout)
     else:
         dist.init_process_group("gloo", timeout=timeout)

@@ -1,22 +1,18 @@
-"""Runs one stage's function: in this process, or in several that torchrun starts.
+"""Runs one stage's function: in this process, or in several that are started for it.
 
 The function, its config and its inputs are the same in both; what differs is the Runtime. With several devices each
-process is `python -m bloomery.pipeline.rank SPEC.json` and rank 0 leaves the metrics where this process reads them.
+process is `python -m bloomery.pipeline.rank SPEC.json` (see ranks.py) and rank 0 leaves the metrics where this process
+reads them. What of a launch does not fit the model is told before any is started.
 """
 
 import contextlib
-import ctypes
 import importlib
 import logging
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any  # Any: metrics are whatever numbers a stage gives
 
-from bloomery.core.errors import DataError, Stopped
+from bloomery.core.errors import ConfigError, DataError, Stopped
 from bloomery.core.files import read_json, write_json
 from bloomery.core.metrics import MetricsLog
 from bloomery.core.pool import WORKER_MEMORY_BYTES, LocalPool, Pool
@@ -24,11 +20,12 @@ from bloomery.core.stage import Cluster, Launch, Runtime, Stage
 from bloomery.core.stopping import never, watch_for_sigterm
 from bloomery.core.trackers import open_trackers, require_trackers
 from bloomery.pipeline.plan import Step, input_paths
+from bloomery.pipeline.ranks import run_ranks
 
 log = logging.getLogger(__name__)
 
 SCRATCH = ".launch"
-"""Hidden folder in the work folder for what torchrun's processes are told and answer."""
+"""Hidden folder in the work folder for what the processes of a group are told and answer."""
 
 STOP = "stop"
 """The file in that folder whose presence asks the processes to save and end."""
@@ -58,7 +55,9 @@ def launch(
     # Absolute: workers may be on other machines, in other folders.
     arguments = {slot: _to_absolute(value) for slot, value in input_paths(step).items()}
     node = step.node
-    if node.launch.devices > 1:
+    if misfits := node.stage.check_launch(node.config, node.launch, arguments):
+        raise ConfigError("\n  ".join([f"{node.id}: {len(misfits)} mistake(s)", *misfits]))
+    if node.launch.num_processes > 1:
         return _launch_ranks(node.stage, node.launch, step, arguments, out=out, log_folder=log_folder, workers=workers)
     log_path = log_folder / "metrics.jsonl"
     # Only training looks between its steps whether it is to stop; other stages end at once and go on from their last shard.
@@ -106,33 +105,18 @@ def _launch_ranks(
         },
     )
     require_trackers(launch.trackers)  # before the processes start, where the message would be one among many
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(launch.devices)]
-    # SIGTERM to us reaches the ranks through the file, not through torchrun, which kills what has not ended in 30 seconds.
+    # SIGTERM to us reaches the ranks through the file: between two steps they look for it, save and end.
     with watch_for_sigterm(flag=folder / STOP):
-        process = subprocess.Popen(
-            [*command, "-m", "bloomery.pipeline.rank", str(spec.absolute())],
-            env={"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // launch.devices)), **os.environ},
-            preexec_fn=die_with_parent,
-        )
-        try:
-            code = process.wait()
-        except BaseException:  # also Ctrl-C: torchrun must not outlive us
-            process.terminate()
-            process.wait()
-            raise
+        code = run_ranks(spec, launch)
     if stopped.is_file():
         raise Stopped(read_json(stopped)["message"])
+    if problem.is_file():
+        told = read_json(problem)
+        raise (ConfigError if told["kind"] == "ConfigError" else DataError)(f"{step.node.id}: {told['message']}")
     if code != 0:
-        reason = read_json(problem)["message"] if problem.is_file() else f"torchrun ended with exit code {code}; its own messages are above"
-        raise DataError(f"{step.node.id}: {reason}")
+        raise DataError(f"{step.node.id}: one of {launch.num_processes} processes ended with exit code {code}; its own messages are above")
     metrics: Mapping[str, Any] = read_json(result)
     return metrics
-
-
-def die_with_parent() -> None:
-    """Asks the kernel to kill this process when the one that started it dies (Linux; elsewhere nothing)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
 
 
 def _to_absolute(value: Any) -> Any:

@@ -5,7 +5,7 @@ compares it with the nearest older artifact of the same stage: the one that this
 with the fewest differences.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal  # Any: the values of a JSON document
@@ -83,6 +83,7 @@ def make_plan(recipe: Recipe, store: Store, *, only: str | None = None, rebuild:
         hashes.save()
     if only is not None:
         _check_inputs_are_done(steps[only], steps)
+    _check_launches(step for step in steps.values() if step.state == "run")
     return Plan(recipe=recipe, steps=tuple(steps.values()), rebuild=tuple(rebuild))
 
 
@@ -205,6 +206,16 @@ def _flatten(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def _show(values: Mapping[str, Any], name: str) -> str:
     return str(values[name]) if name in values else "(default)" if not name.startswith("facts") else "(none)"
+
+
+def _check_launches(steps: Iterable[Step]) -> None:
+    """Before the first stage runs, not when the one that trains is reached hours later."""
+    mistakes = []
+    for step in steps:
+        inputs = {slot: paths[0] for slot, paths in step.paths.items() if paths}
+        mistakes += [f"{step.node.id}: {misfit}" for misfit in step.node.stage.check_launch(step.node.config, step.node.launch, inputs)]
+    if mistakes:
+        raise ConfigError("\n  ".join([f"{len(mistakes)} launch(es) that cannot be", *mistakes]))
 
 
 def _check_inputs_are_done(step: Step, steps: Mapping[str, Step]) -> None:

@@ -206,9 +206,10 @@ class _Reader:
             settings.setdefault("seed", seed)
         config = self._check_table(node_id, "config", stage.config_type, settings)
         launch = self._check_table(node_id, "launch", Launch, table.get("launch", {}))
-        if launch and launch.devices > 1 and not stage.spmd:
-            message = f"{node_id}: the stage {stage.name} runs on one device; found devices = {launch.devices}"
-            self._report([*where, "launch", "devices"], message)
+        if launch and launch.num_processes > 1 and not stage.spmd:
+            name = "devices" if launch.devices > 1 else "nodes"
+            message = f"{node_id}: the stage {stage.name} runs on one device; found {name} = {launch.num_processes}"
+            self._report([*where, "launch", name], message)
         inputs = self._check_slots(node_id, stage, table.get("inputs", {}))
         self._wired[node_id] = (stage, inputs)
         if config is None or launch is None or len(self._mistakes) > before:

@@ -30,13 +30,16 @@ def run_single_stage(
     out: Path,
     workers: int = 1,
     devices: int = 1,
+    launch_settings: Mapping[str, Any] | None = None,
     cluster: Cluster | None = None,
 ) -> Artifact:
     """Runs `stage` into the folder `out` and returns the artifact there. If it is already there, nothing is done.
 
-    `inputs`: for each slot, paths or globs. Raises ConfigError for wrong slots or settings or if `out` holds something else.
+    `inputs`: for each slot, paths or globs. `launch_settings` are those of a recipe's `launch`. Raises ConfigError for wrong
+    slots or settings or if `out` holds something else.
     """
-    step = _identify(stage, inputs=inputs, settings=settings, out=out, devices=devices)
+    where = {"devices": devices, **(launch_settings or {})}
+    step = _identify(stage, inputs=inputs, settings=settings, out=out, where=where)
     if out.exists() or out.is_symlink():
         return _check_existing(out, step)
     work = out.with_name(f".{out.name}.unfinished-{step.fingerprint[:16]}")
@@ -56,19 +59,19 @@ def run_single_stage(
     return artifact
 
 
-def parse_settings(options: Sequence[str]) -> dict[str, Any]:
+def parse_settings(options: Sequence[str], *, flag: str = "--set") -> dict[str, Any]:
     """The table that "key=value" options spell; dots make inner tables. Raises ConfigError for an option without a value."""
     table: dict[str, Any] = {}
     for option in options:
         name, equals, value = option.partition("=")
         keys = name.strip().split(".")
         if not equals or not all(keys):
-            raise ConfigError(f"--set {option}: expected key=value")
+            raise ConfigError(f"{flag} {option}: expected key=value")
         inner = table
         for key in keys[:-1]:
             inner = inner.setdefault(key, {})
             if not isinstance(inner, dict):
-                raise ConfigError(f"--set {option}: {key} is not a table")
+                raise ConfigError(f"{flag} {option}: {key} is not a table")
         inner[keys[-1]] = parse_value(value.strip())
     return table
 
@@ -84,25 +87,28 @@ def parse_inputs(options: Sequence[str]) -> dict[str, list[str]]:
     return inputs
 
 
-def _identify(stage: Stage, *, inputs: Mapping[str, Sequence[str]], settings: Mapping[str, Any], out: Path, devices: int) -> Step:
+def _identify(
+    stage: Stage, *, inputs: Mapping[str, Sequence[str]], settings: Mapping[str, Any], out: Path, where: Mapping[str, Any]
+) -> Step:
     config, mistakes = check_config(stage.config_type, settings)
-    mistakes = [f"--set {mistake}" for mistake in mistakes]
+    launch, launch_mistakes = check_config(Launch, where)
+    mistakes = [f"--set {mistake}" for mistake in mistakes] + [f"--launch {mistake}" for mistake in launch_mistakes]
     for slot in inputs:
         if slot not in stage.inputs:
             mistakes.append(f'--input {slot}: the stage {stage.name} has no input "{slot}"; {suggest(slot, stage.inputs)}')
     for name, slot_type in stage.inputs.items():
         if name not in inputs and not slot_type.optional:
             mistakes.append(f"--input {name}=...: the stage {stage.name} needs {slot_type.kind} there")
-    if devices > 1 and not stage.spmd:
-        mistakes.append(f"--devices {devices}: the stage {stage.name} runs on one device")
-    if mistakes or config is None:
+    if launch is not None and launch.num_processes > 1 and not stage.spmd:
+        mistakes.append(f"--devices {launch.num_processes}: the stage {stage.name} runs on one device")
+    if mistakes or config is None or launch is None:
         raise ConfigError("\n  ".join([f"{stage.name}: {len(mistakes)} mistake(s)", *mistakes]))
     node = Node(
         id=stage.name,
         stage=stage,
         config=config,
         inputs={slot: tuple(f"{PREFIX}{path}" for path in paths) for slot, paths in inputs.items()},
-        launch=Launch(devices=devices),
+        launch=launch,
     )
     return identify(node, Store(out.parent), {}, FileHashes(out.parent / ".no-cache"))
 

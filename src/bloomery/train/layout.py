@@ -103,7 +103,9 @@ def find_misfits(launch: Launch, model: ModelConfig | None, *, batch_rows: int, 
         layout = make_layout(launch, num_processes=launch.num_processes)
     except ConfigError as error:
         return [str(error)]
-    misfits = []
+    misfits: list[str] = []
+    if layout.num_processes == 1:
+        return misfits
     if launch.nodes > 1 and not launch.rendezvous:
         misfits.append(f'launch: nodes = {launch.nodes} need rendezvous = "HOST:PORT", an address of the first that all can reach')
     if layout.pipeline > 1 and layout.tensor * layout.shards > 1:
@@ -118,6 +120,11 @@ def find_misfits(launch: Launch, model: ModelConfig | None, *, batch_rows: int, 
         misfits.append(
             f"launch: a step has {batch_rows} rows; data = {layout.data} need at least {share}: "
             f"raise the batch, or let data be at most {max(batch_rows // layout.pipeline, 1)}"
+        )
+    if layout.virtual_stages > 1 and batch_rows % (layout.data * layout.pipeline):
+        misfits.append(
+            f"launch: a step has {batch_rows} rows for data = {layout.data}; with schedule = 'interleaved' the rows of each part must be a "
+            f"multiple of pipeline = {layout.pipeline}: let the batch hold a multiple of {layout.data * layout.pipeline}, or take '1f1b'"
         )
     if layout.tensor > 1 and launch.sequence_parallel and row_tokens is not None and row_tokens % layout.tensor:
         misfits.append(

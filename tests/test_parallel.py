@@ -24,6 +24,7 @@ from bloomery.model.transformer import Transformer
 from bloomery.objectives.next_token import linear_next_token
 from bloomery.objectives.terms import LossTerms
 from bloomery.tokens.loader import Batch
+from bloomery.train.checkpoint import Snapshots
 from bloomery.train.fit import TrainingConfig, make_state
 from bloomery.train.sharding import arrange, distribute, gather_model
 from bloomery.train.state import TrainState
@@ -63,6 +64,10 @@ FREE = [(2, "fsdp"), (2, "tensor and sequence"), (2, "pipeline")]
 LORA = [(2, "ddp"), (2, "fsdp")]
 CASES = [(world, mode, "tied") for world, modes in MODES.items() for mode in modes]
 CASES += [(*case, "free") for case in FREE] + [(*case, "lora") for case in LORA]
+
+
+RELAY = [(1, "", 4), (2, "pipeline, interleaved", 8), (2, "fsdp", 11), (4, "fsdp x tensor", 16), (1, "", 20)]
+"""One run that goes on in another way from each of these steps: processes, mode, step."""
 
 
 def batch_of_step(step: int, rows: int = 8) -> Batch:
@@ -115,17 +120,33 @@ def run_mode(folder: Path, name: str, model: str, launch: Launch) -> None:
         write_json(folder / f"{name}.json", {"seen": seen, "validation": float(middle.loss_sum), "weight": float(middle.weight)})
 
 
+def go_on(folder: Path, world: int, mode: str, until: int) -> None:
+    """Takes the steps from the newest snapshot in the folder to `until`, and leaves a snapshot there."""
+    launch = MODES[world][mode] if world > 1 else Launch()
+    state = start("tied", launch)
+    snapshots = Snapshots(folder / "snapshots", settings="s")
+    assert snapshots.restore(state) == (until != RELAY[0][2])
+    seen = take_steps(state, "tied", launch, until)
+    snapshots.save(state)
+    dist.barrier()
+    if dist.rank() == 0:
+        write_json(folder / f"until {until}.json", seen)
+
+
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     with dist.process_group():
         world = dist.world_size()
         for _, mode, model in (case for case in CASES if case[0] == world):
             run_mode(folder, f"{world} {mode} {model}", model, MODES[world][mode])
+        for leg in (leg for leg in RELAY if leg[0] == world):
+            go_on(folder, *leg)
 
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("parallel")
+    go_on(folder, *RELAY[0])
     for world in MODES:
         ranks = start_ranks(world, folder)
         if world == 2:
@@ -133,6 +154,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 run_mode(folder, f"1 {model}", model, Launch())
         for process in ranks:
             assert process.wait(timeout=300) == 0
+    go_on(folder, *RELAY[-1])
     return folder
 
 
@@ -155,6 +177,12 @@ def test_a_way_to_spread_the_model_changes_nothing_but_rounding(results: Path, w
     assert weights.keys() == expected.keys()
     for name, weight in weights.items():
         torch.testing.assert_close(weight, expected[name], rtol=1e-5, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_a_run_that_goes_on_with_other_processes_in_other_ways_learns_the_same(results: Path) -> None:
+    seen = [row for *_, until in RELAY for row in read_json(results / f"until {until}.json")]
+    expected = read_json(results / "1 tied.json")["seen"]
+    torch.testing.assert_close(torch.tensor(seen), torch.tensor(expected), rtol=1e-5, atol=1e-5)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from bloomery.core.errors import ConfigError, DataError, Stopped
 from bloomery.core.metrics import read_metrics
 from bloomery.pipeline import launch
 from bloomery.pipeline.plan import make_plan
+from bloomery.pipeline.ranks import _free_port
 from bloomery.pipeline.recipe import load_recipe
 from bloomery.pipeline.single import run_single_stage
 from bloomery.stages.catalog import load_stage
@@ -54,8 +55,20 @@ def pretrain(folder, out, *, tokenizer="tokenizer", devices=1, **launch):
     return run_single_stage(load_stage("pretrain"), inputs=slots, settings=SETTINGS, out=out, devices=devices, launch_settings=launch)
 
 
-def test_two_processes_make_the_model_of_one_and_only_the_first_logs(inputs, tmp_path):
-    one, two = pretrain(inputs, tmp_path / "one"), pretrain(inputs, tmp_path / "two", devices=2)
+def start_second_machine(work_folders):
+    """What one calls on another machine of two: here on this one, as soon as there is a SPEC.json."""
+    deadline = time.monotonic() + 60
+    while not (specs := list(work_folders.glob(".two.unfinished-*/.launch/spec.json"))) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    subprocess.run([sys.executable, "-m", "bloomery.pipeline.ranks", str(specs[0]), "1"], check=True)
+
+
+def test_two_machines_make_the_model_of_one_and_only_the_first_logs(inputs, tmp_path):
+    one = pretrain(inputs, tmp_path / "one")
+    second = threading.Thread(target=start_second_machine, args=[tmp_path])
+    second.start()
+    two = pretrain(inputs, tmp_path / "two", nodes=2, rendezvous=f"127.0.0.1:{_free_port()}", strategy="fsdp")
+    second.join()
     assert one.fingerprint == two.fingerprint
     assert set(one.record["files"]) == set(two.record["files"])
     weights = load_file(two.path / "model.safetensors")

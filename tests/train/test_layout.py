@@ -39,7 +39,7 @@ def test_layers_are_dealt_evenly_in_runs_that_follow_one_another(num_layers: int
 @pytest.mark.parametrize(
     ("launch", "facts"),
     [
-        ({"devices": 6, "tensor": 4}, "tensor = 4 times pipeline = 1 does not divide 6 processes (devices x nodes); their product can be 1, 2, 3, 6"),
+        ({"devices": 6, "tensor": 4}, "pipeline = 1 does not divide 6 processes (devices x nodes); their product can be 1, 2, 3, 6"),
         ({"devices": 8, "data": 3, "tensor": 2}, "is 6 processes; devices x nodes is 8: data must be 4"),
         ({"devices": 2, "replicas": 2}, 'replicas = 2 is for strategy = "fsdp"'),
         ({"devices": 4, "strategy": "fsdp", "replicas": 3}, "replicas = 3 does not divide data = 4; it can be 1, 2, 4"),
@@ -50,7 +50,7 @@ def test_layers_are_dealt_evenly_in_runs_that_follow_one_another(num_layers: int
         ({"devices": 32}, "a step has 16 rows; data = 32 need at least a row each: raise the batch, or let data be at most 16"),
         ({"devices": 4, "pipeline": 4, "batch_rows": 3}, "data = 1 need at least 4 rows each"),
         ({"devices": 4, "pipeline": 4, "schedule": "interleaved", "batch_rows": 6}, "rows of each part must be a multiple of pipeline = 4"),
-        ({"devices": 4, "tensor": 4, "row_tokens": 10}, "tensor = 4 cannot part rows of 10 tokens; it can be 1, 2, or sequence_parallel = false"),
+        ({"devices": 4, "tensor": 4, "row_tokens": 10}, "cannot part rows of 10 tokens; it can be 1, 2, or sequence_parallel = false"),
         ({"devices": 2, "nodes": 2}, 'nodes = 2 need rendezvous = "HOST:PORT"'),
         ({"devices": 2, "tensor": 2, "lora": True}, "adapters (lora) train with data only; found tensor = 2"),
     ],

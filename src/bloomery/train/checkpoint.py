@@ -214,7 +214,7 @@ def _find_damage(folder: Path) -> str | None:
     """What is wrong with a snapshot, the same on every process: each reads some of its files."""
     try:
         manifest = read_json(folder / "manifest.json")
-        found = None
+        found = None if f"{TENSORS}/.metadata" in manifest else "is of another version of bloomery"
         for name in sorted(manifest)[dist.rank() :: dist.world_size()]:
             if sha256_file(folder / name) != manifest[name]:
                 found = f"{name} is damaged"

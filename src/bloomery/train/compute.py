@@ -10,6 +10,7 @@ from typing import Any  # Any: torchao has no types
 import torch
 from torch import nn
 
+from bloomery.core import dist
 from bloomery.core.errors import ConfigError
 from bloomery.core.stage import Launch
 from bloomery.model.config import ModelConfig, count_params
@@ -43,7 +44,9 @@ def prepare_model(model: Transformer, *, precision: Precision, launch: Launch, d
             layer.compile()
     if launch.micro_batch_tokens or device.type != "cuda":
         return launch
-    return launch.model_copy(update={"micro_batch_tokens": _fitting_tokens(model, device)})
+    # What fits everywhere: processes that share a model must go through it equally often.
+    fitting = -int(dist.maximum(-_fitting_tokens(model, device)))
+    return launch.model_copy(update={"micro_batch_tokens": fitting})
 
 
 def convert_to_float8(model: Transformer, *, emulate: bool = False) -> int:

@@ -7,7 +7,6 @@ give the same numbers (tests/model/test_attention.py; on CUDA tests/model/test_a
 Shapes: B batch, T query tokens, S key tokens, H heads, G key-value heads, K head dimension, R runs (documents of a batch).
 """
 
-import functools
 import inspect
 import math
 from typing import Any, NamedTuple  # Any: options that depend on torch's version
@@ -142,7 +141,7 @@ def _attend_runs(query_BTHK: Tensor, key_BSGK: Tensor, value_BSGK: Tensor, run_s
     return out_NHK.view(B, T, H, K)
 
 
-@functools.cache
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # torch does not type it
 def _varlen_options() -> frozenset[str]:
     return frozenset(inspect.signature(varlen_attn).parameters)
 

@@ -134,9 +134,7 @@ def _loss_and_slope(
     logits_NV: Tensor, target_N: Tensor, weight_N: Tensor, z_loss: float, needs_slope: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     wide_NV = logits_NV.float()
-    # Not logsumexp: the compiler makes one pass of a maximum and a sum of exponentials written like this (online softmax).
-    top_N1 = wide_NV.amax(-1, keepdim=True)
-    normaliser_N = (wide_NV - top_N1).exp().sum(-1).log() + top_N1.squeeze(-1)
+    normaliser_N = wide_NV.logsumexp(-1)
     nll_N = normaliser_N - wide_NV.gather(-1, target_N[:, None]).squeeze(-1)
     loss = ((nll_N + z_loss * normaliser_N.square()) * weight_N).sum()
     if not needs_slope:

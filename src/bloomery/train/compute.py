@@ -44,9 +44,10 @@ def prepare_model(model: Transformer, *, precision: Precision, launch: Launch, d
             layer.compile()
     if launch.micro_batch_tokens or device.type != "cuda":
         return launch
-    # What fits everywhere: processes that share a model must go through it equally often.
-    fitting = -int(dist.maximum(-_fitting_tokens(model, device)))
-    return launch.model_copy(update={"micro_batch_tokens": fitting})
+    free_bytes, element_bytes = torch.cuda.mem_get_info(device)[0], model.compute_dtype.itemsize
+    fitting = fitting_tokens(model.config, memory_bytes=free_bytes, element_bytes=element_bytes, recomputed=model.recompute_layers)
+    # What fits everywhere: processes that share a model must go through it equally often. A row at least is tried.
+    return launch.model_copy(update={"micro_batch_tokens": max(1, -int(dist.maximum(-fitting)))})
 
 
 def convert_to_float8(model: Transformer, *, emulate: bool = False) -> int:
@@ -70,6 +71,16 @@ def convert_to_float8(model: Transformer, *, emulate: bool = False) -> int:
     return count
 
 
+def fitting_tokens(config: ModelConfig, *, memory_bytes: float, element_bytes: int, recomputed: bool) -> int:
+    """How many tokens can go through a whole model at a time, as a power of two: row counts then divide the batch.
+
+    `memory_bytes` are free before the model is there. 0 if not even its weights and optimizer fit.
+    """
+    room = MEMORY_FRACTION * memory_bytes - TRAINING_BYTES_PER_PARAM * count_params(config)
+    fitting = int(room / activation_bytes(config, element_bytes=element_bytes, recomputed=recomputed))
+    return min(CUDA_MICRO_BATCH_TOKENS, 1 << fitting.bit_length() - 1) if fitting > 0 else 0
+
+
 def activation_bytes(config: ModelConfig, *, element_bytes: int, recomputed: bool) -> int:
     """About what the backward pass needs to keep for one token, logits and their derivative included.
 
@@ -79,14 +90,6 @@ def activation_bytes(config: ModelConfig, *, element_bytes: int, recomputed: boo
     layer = element_bytes * (11 * config.dim + 3 * config.mlp_dim)
     kept = config.num_layers * element_bytes * config.dim + layer if recomputed else config.num_layers * layer
     return kept + 2 * element_bytes * config.vocab_size
-
-
-def _fitting_tokens(model: Transformer, device: torch.device) -> int:
-    room = MEMORY_FRACTION * torch.cuda.mem_get_info(device)[0] - TRAINING_BYTES_PER_PARAM * count_params(model.config)
-    element_bytes = torch.empty((), dtype=model.compute_dtype).element_size()
-    fitting = int(room / activation_bytes(model.config, element_bytes=element_bytes, recomputed=model.recompute_layers))
-    # A power of two: row counts then divide the batch, and compiled code meets one shape.
-    return min(CUDA_MICRO_BATCH_TOKENS, 1 << max(fitting, 1).bit_length() - 1)
 
 
 def _has_float8_sizes(module: nn.Module, name: str) -> bool:

@@ -1,12 +1,16 @@
 """The recipes that come with bloomery can be read, and their names are those of their files."""
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from bloomery.core.artifact import Store
 from bloomery.core.errors import ConfigError
+from bloomery.model.config import flops_per_token, make_model_config
 from bloomery.pipeline.locate import find_recipe, shipped_recipes
 from bloomery.pipeline.plan import make_plan
 from bloomery.pipeline.recipe import load_recipe
+from bloomery.pipeline.run import run_plan
 
 
 @pytest.mark.parametrize("name", ["quickstart", "smoke", "web"])
@@ -17,7 +21,7 @@ def test_a_shipped_recipe_has_no_mistakes(name):
 
 
 def test_all_shipped_recipes_are_tested_above():
-    assert {"quickstart", "smoke", "web", "continue", "curriculum"} <= set(shipped_recipes())
+    assert set(shipped_recipes()) == {"quickstart", "smoke", "web", "continue", "curriculum", "gpt2", "speedrun"}
 
 
 def test_the_recipe_of_continued_pretraining_starts_from_a_checkpoint_and_its_tokenizer():
@@ -42,3 +46,25 @@ def test_a_source_misspelt_in_a_stage_of_the_curriculum_is_found_before_anything
     path = find_recipe("curriculum")
     with pytest.raises(ConfigError, match=r'curriculum.0.mixture: "board" is not among the names; did you mean "broad"'):
         load_recipe(path, overrides=['base.curriculum=[{ tokens = "1M", mixture = { board = 1.0 } }]'])
+
+
+@pytest.mark.parametrize("name", ["gpt2", "speedrun"])
+def test_the_recipes_for_gpus_plan_and_read_their_documents_from_a_web_server(name, tmp_path, web_server):
+    texts = [f"Document {i} of a small corpus on a web server, with {i * 37 % 101} words of its own." for i in range(60)]
+    pq.write_table(pa.table({"id": [f"d{i}" for i in range(60)], "text": texts}), tmp_path / "a.parquet")
+    web_server.files["/data/a.parquet"] = (tmp_path / "a.parquet").read_bytes()
+    documents = f"documents=file:{web_server.url}/data/a.parquet"
+    changes = [f"tokenizer.inputs.{documents}", f"tokens.inputs.{documents}", "tokenizer.vocab_size=280", "tokens.validation_fraction=0.2"]
+    recipe, store = load_recipe(find_recipe(name), overrides=changes), Store(tmp_path / "runs")
+    assert [step.node.id for step in make_plan(recipe, store).steps] == ["tokenizer", "tokens", "base"]
+    for node in ("tokenizer", "tokens"):
+        run_plan(make_plan(recipe, store, only=node), store)
+    assert [step.state for step in make_plan(recipe, store).steps] == ["done", "done", "run"]
+
+
+@pytest.mark.parametrize(("name", "flops"), [("gpt2", 2.1e18), ("speedrun", 4.2e19)])
+def test_the_recipes_for_gpus_have_the_budgets_that_they_speak_of(name, flops):
+    nodes = load_recipe(find_recipe(name)).nodes
+    base, vocab_size = nodes["base"].config, nodes["tokenizer"].config.vocab_size
+    model = make_model_config(base.model, vocab_size=vocab_size, max_positions=base.sequence_tokens)
+    assert flops_per_token(model, base.sequence_tokens) * base.tokens == pytest.approx(flops, rel=0.03)

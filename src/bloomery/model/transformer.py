@@ -56,7 +56,7 @@ class Linear(nn.Linear):
 def project(x: Tensor, *layers: nn.Module) -> Sequence[Tensor]:
     """What each of these layers makes of x; compiled, as one product: x is read once, and so is its gradient written."""
     weights = [layer.weight for layer in layers if isinstance(layer, Linear) and _is_plain(layer)]
-    if len(weights) < len(layers) or not torch.compiler.is_compiling():
+    if len(weights) < len(layers) or x.device.type != "cpu" or not torch.compiler.is_compiling():
         return [layer(x) for layer in layers]
     product = F.linear(x, torch.cat(weights).to(x.dtype))
     parts: Sequence[Tensor] = torch.split(product, [len(weight) for weight in weights], -1)

@@ -81,7 +81,8 @@ def train(folder: Path, name: str, metrics: MetricsLog | None = None) -> None:
 
 def ids_of(folder: Path, name: str, num_ranks: int) -> dict[int, list[list[int]]]:
     """The rows of each global batch, by step."""
-    steps = sorted({int(path.stem.rpartition("-")[2]) for path in folder.glob(f"ids-{name}-*.npy")})
+    found = {int(path.stem.rpartition("-")[2]) for path in folder.glob(f"ids-{name}-*.npy")}
+    steps = sorted(found - {8})  # which is read ahead, though no step comes to train on it
     return {s: np.concatenate([np.load(folder / f"ids-{name}-{rank}-{s}.npy") for rank in range(num_ranks)]).tolist() for s in steps}
 
 

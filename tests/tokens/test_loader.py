@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from bloomery.core.errors import DataError
 from bloomery.tokens.chat import Rendered
 from bloomery.tokens.loader import (
     Batch,
@@ -17,6 +18,8 @@ from bloomery.tokens.loader import (
     TokenRows,
     conversation_rows,
     make_batch,
+    make_mixed_batch,
+    read_ahead,
     rows_of_step,
     shuffled_rows,
     token_rows,
@@ -125,3 +128,35 @@ def test_seeds_and_epochs_give_unlike_orders_that_never_change() -> None:
 def test_nothing_to_train_on_is_an_error() -> None:
     with pytest.raises(ValueError, match="no rows"):
         rows_of_step(0, num_rows=0, batch_rows=1, seed=0)
+
+
+def test_what_is_read_ahead_is_what_is_read_when_asked_for_and_errors_come_with_their_step() -> None:
+    made: list[int] = []
+
+    def make(step: int) -> int:
+        made.append(step)
+        if step == 7:
+            raise DataError("step 7 is broken")
+        return step * step
+
+    get = read_ahead(make)
+    assert [get(step) for step in (0, 1, 2, 5, 6)] == [0, 1, 4, 25, 36]
+    with pytest.raises(DataError, match="step 7 is broken"):
+        get(7)
+    assert get(0) == 0
+    assert {0, 1, 2, 3, 5, 6, 7} <= set(made) and made.count(1) <= 2
+
+
+def test_rows_of_several_sources_come_in_the_order_asked_for_with_their_source(rows: TokenRows, tmp_path: Path) -> None:
+    write_shard(tmp_path / "b" / "train" / "00000", [[1, 99, 98, 97, 96, 2]], vocab_size=300)
+    write_manifest(tmp_path / "b", tokenizer_sha256="a", vocab_size=300, text_bytes={"train": [0], "validation": []})
+    other = token_rows(open_tokens(tmp_path / "b", split="train"), row_tokens=5)
+    source, row = np.array([0, 1, 0, 1]), np.array([2, 0, 0, 1])
+    mixed = make_mixed_batch([rows, other], source, row)
+    assert mixed.source_B is not None and mixed.source_B.tolist() == [0, 1, 0, 1]
+    for b in range(4):
+        alone = make_batch([rows, other][source[b]], [row[b]])
+        for name in ("token_BT", "target_BT", "weight_BT", "document_BT", "position_BT"):
+            assert torch.equal(getattr(mixed, name)[b], getattr(alone, name)[0])
+    parts = mixed.split(2)
+    assert [part.source_B.tolist() for part in parts if part.source_B is not None] == [[0, 1], [0, 1]]

@@ -30,9 +30,9 @@ from bloomery.model.lora import add_adapters
 from bloomery.model.transformer import Transformer
 from bloomery.objectives.next_token import linear_next_token
 from bloomery.objectives.terms import LossTerms
-from bloomery.tokens.loader import Batch, TokenRows, make_batch, make_mixed_batch, open_rows, shuffled_rows
+from bloomery.tokens.loader import Batch, TokenRows, make_batch, make_mixed_batch, open_rows, read_ahead, shuffled_rows
 from bloomery.tokens.packing_index import open_verified
-from bloomery.tokens.plan import Draw, Phase, Plan, make_plan
+from bloomery.tokens.plan import Phase, Plan, make_plan
 from bloomery.tokens.tokenizer import Tokenizer, load_tokenizer
 from bloomery.train.checkpoint import Snapshots
 from bloomery.train.compute import prepare_model
@@ -156,12 +156,17 @@ def pretrain(
     launch = prepare_model(model, precision=config.precision, launch=launch, device=device)
     model = distribute(model, parallel, launch, device)
 
-    def batches_of_step(step: int) -> list[Batch]:
+    def load(step: int) -> Batch:
         draw = plan.draw(step)
-        data.say_what_repeats(step, draw)
         share = own_share(np.arange(len(draw.row)), launch)
-        batch = make_mixed_batch(data.train[draw.row_tokens], draw.source[share], draw.row[share])
-        return [part.to(device) for part in batch.split(num_micro_batches(len(share), draw.row_tokens, device, launch))]
+        return make_mixed_batch(data.train[draw.row_tokens], draw.source[share], draw.row[share])
+
+    load_ahead = read_ahead(load)
+
+    def batches_of_step(step: int) -> list[Batch]:
+        batch = load_ahead(step)
+        data.say_what_repeats(step)
+        return [part.to(device) for part in batch.split(num_micro_batches(batch.num_rows, batch.token_BT.shape[1], device, launch))]
 
     run = Run(
         num_steps=plan.num_steps,
@@ -289,11 +294,11 @@ class TrainingData:
         rows = [source.packed for sources in self.train.values() for source in sources]
         return 1 - sum(packed.num_tokens for packed in rows) / sum(packed.num_rows * packed.row_tokens for packed in rows)
 
-    def say_what_repeats(self, step: int, draw: Draw) -> None:
+    def say_what_repeats(self, step: int) -> None:
         """Logs the sources that begin another epoch in this step (the second, fourth, eighth ...) or are used up."""
         if dist.rank() != 0:
             return
-        for source, epoch in self.plan.new_epochs(draw):
+        for source, epoch in self.plan.new_epochs(self.plan.draw(step)):
             if epoch & (epoch - 1) == 0:
                 log.info("step %d: the source %s repeats; its epoch %d begins", step, self.names[source], epoch)
         for used in self.plan.used_up:

@@ -7,10 +7,11 @@ the same order. In a row, documents are numbered from 1 and positions start agai
 that attention can be kept inside a document.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +22,8 @@ from bloomery.tokens.kernels import lay_out, shuffled
 from bloomery.tokens.packing import PackedRows, pack_best_fit
 from bloomery.tokens.packing_index import open_packed
 from bloomery.tokens.shards import TokenSet
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,6 +167,24 @@ def _tensors(sources: Sequence[RowSource], source: np.ndarray, row: np.ndarray) 
             token.reshape(-1), target.reshape(-1), weight.reshape(-1), document_number.reshape(-1), position.reshape(-1),
         )  # fmt: skip
     return [torch.from_numpy(array) for array in (token, target, weight, document_number, position)]
+
+
+def read_ahead(make: Callable[[int], T]) -> Callable[[int], T]:
+    """`make`, a function of the step, with a thread that makes the next step's value while this one's is used.
+
+    What is returned is the same; a step that was not expected is made when it is asked for.
+    """
+    pool = ThreadPoolExecutor(1, thread_name_prefix="read-ahead")
+    waiting: dict[int, Future[T]] = {}
+
+    def get(step: int) -> T:
+        ahead = waiting.pop(step, None)
+        waiting.clear()
+        value = make(step) if ahead is None else ahead.result()
+        waiting[step + 1] = pool.submit(make, step + 1)
+        return value
+
+    return get
 
 
 def rows_of_step(step: int, *, num_rows: int, batch_rows: int, seed: int) -> np.ndarray:

@@ -11,6 +11,7 @@ a text there. Files are memory-mapped: any document can be had in no time, and a
 import array
 import contextlib
 import functools
+import mmap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,8 @@ class TokenSet:
     _ids_of_shard: list[np.ndarray]
     _offsets_of_shard: list[np.ndarray]
     _first_document: np.ndarray
+    _maps: list[mmap.mmap | None]
+    """What lies under the ids of each shard; None in memory."""
 
     @functools.cached_property
     def lengths(self) -> np.ndarray:
@@ -58,23 +61,35 @@ class TokenSet:
     def read(self, document: np.ndarray, start: np.ndarray, stop: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Tokens start .. stop of each of these documents, end to end, int64, and how many came of each: a document may end earlier."""
         shards = np.searchsorted(self._first_document, document, side="right") - 1
-        parts = []
+        parts, spans = [], []
         for shard, inside, first, last in zip(
             shards.tolist(), (document - self._first_document[shards]).tolist(), start.tolist(), stop.tolist(), strict=True
         ):
             offset = self._offsets_of_shard[shard]
             begin = int(offset[inside])
-            parts.append(self._ids_of_shard[shard][begin + first : min(begin + last, int(offset[inside + 1]))])
+            span = slice(begin + first, min(begin + last, int(offset[inside + 1])))
+            spans.append((shard, span))
+            parts.append(self._ids_of_shard[shard][span])
+        self._ask_for(spans)
         if not parts:
             return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
         return np.concatenate(parts, dtype=np.int64), np.array([len(part) for part in parts], dtype=np.int64)
+
+    def _ask_for(self, spans: Sequence[tuple[int, slice]]) -> None:
+        # The disk is asked for all at once: one page fault after another would wait for each of a thousand places in turn.
+        for shard, span in spans:
+            mapped = self._maps[shard]
+            if mapped is not None and span.stop > span.start:
+                width = self._ids_of_shard[shard].itemsize
+                first = span.start * width // mmap.PAGESIZE * mmap.PAGESIZE
+                mapped.madvise(mmap.MADV_WILLNEED, first, span.stop * width - first)
 
 
 def token_set(documents: Sequence[Sequence[int]]) -> TokenSet:
     """Documents in memory, each the ids of one, as if they had been opened."""
     offset = np.cumsum([0, *(len(ids) for ids in documents)], dtype=np.int64)
     ids = np.array([i for document in documents for i in document], dtype=np.int64)
-    return TokenSet("train", len(documents), len(ids), "", {}, [ids], [offset], np.zeros(1, dtype=np.int64))
+    return TokenSet("train", len(documents), len(ids), "", {}, [ids], [offset], np.zeros(1, dtype=np.int64), [None])
 
 
 def token_dtype(vocab_size: int) -> np.dtype[Any]:
@@ -157,6 +172,7 @@ def open_tokens(
         )
     dtype = np.dtype(manifest["dtype"]).newbyteorder("<")
     ids: list[np.ndarray] = []
+    maps: list[mmap.mmap | None] = []
     offsets: list[np.ndarray] = []
     stamps: dict[str, list[int]] = {}
     for shard in manifest["splits"][split]["shards"]:
@@ -167,13 +183,15 @@ def open_tokens(
             if verified is None or stamps[name] != list(verified.get(name, ())):
                 known = False
                 _check_hash(stem.with_name(name), record)
-        ids.append(_map_file(stem.with_suffix(".bin"), dtype))
+        found_ids, mapped = _map_at_random(stem.with_suffix(".bin"), dtype)
+        ids.append(found_ids)
+        maps.append(mapped)
         offsets.append(_map_file(stem.with_suffix(".idx"), np.dtype("<i8")))
         if not known:
             _check_offsets(stem, offsets[-1], len(ids[-1]))
     first = np.cumsum([0, *(len(offset) - 1 for offset in offsets)])
     num_tokens = sum(len(part) for part in ids)
-    return TokenSet(split, int(first[-1]), num_tokens, sha256_file(folder / "manifest.json"), stamps, ids, offsets, first[:-1])
+    return TokenSet(split, int(first[-1]), num_tokens, sha256_file(folder / "manifest.json"), stamps, ids, offsets, first[:-1], maps)
 
 
 def _check_size(path: Path, record: Mapping[str, Any]) -> list[int]:
@@ -193,6 +211,16 @@ def _check_hash(path: Path, record: Mapping[str, Any]) -> None:
 def _check_offsets(stem: Path, offset: np.ndarray, num_tokens: int) -> None:
     if len(offset) == 0 or offset[0] != 0 or offset[-1] != num_tokens or np.diff(offset).min(initial=0) < 0:
         raise DataError(f"{stem}.idx: offsets must rise from 0 to the {num_tokens} ids of {stem.name}.bin, but do not")
+
+
+def _map_at_random(path: Path, dtype: np.dtype[Any]) -> tuple[np.ndarray, mmap.mmap | None]:
+    if path.stat().st_size == 0:  # an empty file cannot be mapped
+        return np.zeros(0, dtype=dtype), None
+    with path.open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    # Documents are read in a shuffled order: what the system would read ahead is for nobody.
+    mapped.madvise(mmap.MADV_RANDOM)
+    return np.frombuffer(mapped, dtype=dtype), mapped
 
 
 def _map_file(path: Path, dtype: np.dtype[Any]) -> np.ndarray:

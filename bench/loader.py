@@ -4,7 +4,7 @@
     python bench/loader.py ten-billion [--folder DIR]        # 20 GB of token files on disk, sparse: they take no room
     python bench/loader.py thousand
 
-`step` times batches, eager forward and backward of a model of 13.8 M parameters beside them, and prints the share; with
+`step` times batches, forward and backward (eager, bf16) of a model of 13.8 M parameters beside them, and prints the share; with
 --step-seconds the share of a step of that length (say, one measured on a GPU). The peer is what most small trainers
 do: draw random offsets from one flat array of ids and stack the slices (nanoGPT's get_batch), which packs nothing.
 """
@@ -26,6 +26,7 @@ from bloomery.model.config import ModelConfig
 from bloomery.model.transformer import Transformer
 from bloomery.stages.pretrain import next_token_objective
 from bloomery.tokens.loader import make_mixed_batch, open_rows, token_rows
+from bloomery.tokens.packing import MAX_PADDING
 from bloomery.tokens.packing_index import open_verified
 from bloomery.tokens.plan import Phase, make_plan
 from bloomery.tokens.shards import open_tokens, write_manifest, write_shard
@@ -52,13 +53,14 @@ def step(arguments: argparse.Namespace) -> None:
     """Seconds of loading and of training a step, interleaved."""
     with tempfile.TemporaryDirectory() as name:
         folders = [write_tokens(Path(name) / str(i), 4000, seed=i) for i in range(4)]
-        sources = [token_rows(open_tokens(f, split="train"), row_tokens=arguments.tokens) for f in folders]
+        sources = [token_rows(open_tokens(f, split="train"), row_tokens=arguments.tokens, max_padding=MAX_PADDING) for f in folders]
         rows = arguments.batch_tokens // arguments.tokens
         phases = [Phase(num_steps=1000, batch_rows=rows, row_tokens=arguments.tokens, weights=[4, 3, 2, 1])]
         plan = make_plan(phases, {arguments.tokens: [s.packed.num_rows for s in sources]}, seed=0)
         flat = np.concatenate([s.tokens.document(i) for s in sources for i in range(s.tokens.num_documents)])
         sizes = {"num_heads": 6, "num_kv_heads": 6, "head_dim": 64, "mlp_dim": 1024, "max_positions": arguments.tokens}
         model = Transformer(ModelConfig(vocab_size=8192, dim=384, num_layers=6, **sizes))
+        model.compute_dtype = torch.bfloat16
         times: dict[str, list[float]] = {"ours": [], "random slices": [], "step": []}
         for k in range(arguments.rounds):
             started = time.perf_counter()
@@ -123,7 +125,7 @@ def open_plan(arguments: argparse.Namespace) -> None:
     make_plan([Phase(num_steps=1, batch_rows=1, row_tokens=2, weights=[1])], {2: [1]}, seed=0).draw(0)  # the kernels are loaded
     before, started = _bytes_in_use(), time.perf_counter()
     tokens = open_verified(folder, split="train", tokenizer_sha256=TOKENIZER, index=folder / "index")
-    rows = open_rows(tokens, row_tokens=2048, index=folder / "index")
+    rows = open_rows(tokens, row_tokens=2048, max_padding=MAX_PADDING, index=folder / "index")
     plan = make_plan([Phase(num_steps=19_000, batch_rows=256, row_tokens=2048, weights=[1])], {2048: [rows.packed.num_rows]}, seed=0)
     opened, grown = time.perf_counter() - started, _bytes_in_use() - before
     started = time.process_time()

@@ -66,3 +66,24 @@ def test_the_same_lengths_give_the_same_rows() -> None:
 def test_a_row_without_places_is_refused() -> None:
     with pytest.raises(ValueError, match="row_tokens = 0"):
         pack_best_fit([1], row_tokens=0)
+
+
+@given(
+    lengths=st.lists(st.integers(0, 40), max_size=60), row_tokens=st.integers(1, 17), max_padding=st.sampled_from([0.0, 0.004, 0.05, 0.3])
+)
+@settings(max_examples=300, deadline=None)
+def test_with_a_limit_on_padding_every_token_still_lies_in_one_segment(lengths: list[int], row_tokens: int, max_padding: float) -> None:
+    packed = pack_best_fit(lengths, row_tokens=row_tokens, max_padding=max_padding)
+    seen = [(d, place) for row in range(packed.num_rows) for d, start, n in packed.segments(row) for place in range(start, start + n)]
+    assert sorted(seen) == [(d, place) for d, length in enumerate(lengths) for place in range(length)]
+    fills = [sum(n for _, _, n in packed.segments(row)) for row in range(packed.num_rows)]
+    assert all(0 < fill <= row_tokens for fill in fills)
+    assert packed.num_rows * row_tokens * (1 - max_padding) < sum(lengths) + row_tokens  # a row more at most than the limit needs
+
+
+def test_documents_that_fit_together_badly_are_cut_no_more_than_the_limit_asks() -> None:
+    lengths = np.random.default_rng(0).integers(140, 300, 20_000)  # most are more than half a row, or a little more than a row
+    plain, tight = pack_best_fit(lengths, row_tokens=256), pack_best_fit(lengths, row_tokens=256, max_padding=0.004)
+    assert plain.padding_fraction > 0.1
+    assert 0.0035 < tight.padding_fraction < 0.0042  # a row more, for what is over
+    assert len(tight.length) < 1.5 * len(plain.length)

@@ -8,7 +8,7 @@ import pytest
 
 from bloomery.core.errors import DataError
 from bloomery.tokens.loader import make_batch, open_rows
-from bloomery.tokens.packing import PackedRows, pack_best_fit
+from bloomery.tokens.packing import MAX_PADDING, PackedRows, pack_best_fit
 from bloomery.tokens.packing_index import open_packed, open_verified
 from bloomery.tokens.shards import TokenSet, write_manifest, write_shard
 
@@ -37,10 +37,10 @@ def arrays(folder: Path) -> dict[Path, int]:
 
 
 def test_what_is_opened_is_what_was_packed_and_is_packed_once(folder: Path) -> None:
-    expected = pack_best_fit(LENGTHS, row_tokens=8)
-    made = open_packed(verified(folder), row_tokens=8, index=folder.parent / "index")
+    expected = pack_best_fit(LENGTHS, row_tokens=8, max_padding=MAX_PADDING)
+    made = open_packed(verified(folder), row_tokens=8, max_padding=MAX_PADDING, index=folder.parent / "index")
     before = arrays(folder)
-    opened = open_packed(verified(folder), row_tokens=8, index=folder.parent / "index")
+    opened = open_packed(verified(folder), row_tokens=8, max_padding=MAX_PADDING, index=folder.parent / "index")
     assert rows_of(made) == rows_of(opened) == rows_of(expected)
     assert opened.num_tokens == sum(LENGTHS)
     assert arrays(folder) == before and len(before) == 4
@@ -50,21 +50,21 @@ def test_what_is_opened_is_what_was_packed_and_is_packed_once(folder: Path) -> N
 
 def test_rows_of_another_length_have_an_index_of_their_own(folder: Path) -> None:
     for row_tokens in (8, 5, 8):
-        packed = open_packed(verified(folder), row_tokens=row_tokens, index=folder.parent / "index")
-        assert rows_of(packed) == rows_of(pack_best_fit(LENGTHS, row_tokens=row_tokens))
+        packed = open_packed(verified(folder), row_tokens=row_tokens, max_padding=MAX_PADDING, index=folder.parent / "index")
+        assert rows_of(packed) == rows_of(pack_best_fit(LENGTHS, row_tokens=row_tokens, max_padding=MAX_PADDING))
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut", "gone", "record"])
 def test_a_damaged_index_is_made_again(folder: Path, damage: str, caplog: pytest.LogCaptureFixture) -> None:
-    open_packed(verified(folder), row_tokens=8, index=folder.parent / "index")
+    open_packed(verified(folder), row_tokens=8, max_padding=MAX_PADDING, index=folder.parent / "index")
     path = next((folder.parent / "index").rglob("index.json" if damage == "record" else "document.npy"))
     content = path.read_bytes()
     if damage == "gone":
         path.unlink()
     else:
         path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]) if damage == "flip" else content[: len(content) // 2])
-    packed = open_packed(verified(folder), row_tokens=8, index=folder.parent / "index")
-    assert rows_of(packed) == rows_of(pack_best_fit(LENGTHS, row_tokens=8))
+    packed = open_packed(verified(folder), row_tokens=8, max_padding=MAX_PADDING, index=folder.parent / "index")
+    assert rows_of(packed) == rows_of(pack_best_fit(LENGTHS, row_tokens=8, max_padding=MAX_PADDING))
     assert "made again" in caplog.text or "packed again" in caplog.text
 
 

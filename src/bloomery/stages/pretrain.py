@@ -31,6 +31,7 @@ from bloomery.model.transformer import Transformer
 from bloomery.objectives.next_token import linear_next_token
 from bloomery.objectives.terms import LossTerms
 from bloomery.tokens.loader import Batch, TokenRows, make_batch, make_mixed_batch, open_rows, read_ahead, shuffled_rows
+from bloomery.tokens.packing import MAX_PADDING
 from bloomery.tokens.packing_index import open_verified
 from bloomery.tokens.plan import Phase, Plan, make_plan
 from bloomery.tokens.tokenizer import Tokenizer, load_tokenizer
@@ -344,7 +345,10 @@ def _open_data(config: PretrainConfig, folders: Sequence[Path], vocabulary: Toke
         if (found := opening(folder, split="validation")).num_tokens
     }
     lengths = dict.fromkeys(row_tokens for _, row_tokens, _ in phases)
-    train = {row_tokens: [open_rows(tokens, row_tokens=row_tokens, index=index) for tokens in sets] for row_tokens in lengths}
+    train = {
+        row_tokens: [open_rows(tokens, row_tokens=row_tokens, max_padding=MAX_PADDING, index=index) for tokens in sets]
+        for row_tokens in lengths
+    }
     if dist.rank() == 0:
         dist.barrier()
     weights = [[stage.mixture.get(name, 0.0) for name in names] if stage.mixture else [t.num_tokens for t in sets] for *_, stage in phases]

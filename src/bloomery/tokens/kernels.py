@@ -110,6 +110,29 @@ def group_by_row(row_of, order, row_offset):  # type: ignore[no-untyped-def]  # 
 
 
 @compiled
+def pour(length, gap):  # type: ignore[no-untyped-def]  # compiled
+    """Pieces cut so that they fill the gaps, in the order of both: (piece, its first place, length, gap) of each part.
+
+    The gaps must hold all pieces.
+    """
+    size = len(length) + len(gap)
+    piece, first, taken, into = np.empty(size, np.int64), np.empty(size, np.int64), np.empty(size, np.int64), np.empty(size, np.int64)
+    count, g, room = 0, 0, gap[0]
+    for i in range(len(length)):
+        start = 0
+        while start < length[i]:
+            while room == 0:
+                g += 1
+                room = gap[g]
+            n = min(room, length[i] - start)
+            piece[count], first[count], taken[count], into[count] = i, start, n, g
+            count += 1
+            start += n
+            room -= n
+    return piece[:count], first[:count], taken[:count], into[:count]
+
+
+@compiled
 def mix(value):  # type: ignore[no-untyped-def]  # compiled
     """splitmix64's finalizer (Steele et al. 2014): 64 bits to 64 bits, one to one."""
     value = value + np.uint64(0x9E3779B97F4A7C15)

@@ -118,14 +118,14 @@ class ConversationRows:
         return Spans(self.ids[place], self.loss_mask[place], count)
 
 
-def token_rows(tokens: TokenSet, *, row_tokens: int) -> TokenRows:
-    """All documents of a token set, packed."""
-    return TokenRows(tokens, pack_best_fit(tokens.lengths, row_tokens=row_tokens))
+def token_rows(tokens: TokenSet, *, row_tokens: int, max_padding: float = 1.0) -> TokenRows:
+    """All documents of a token set, packed. See `pack_best_fit`."""
+    return TokenRows(tokens, pack_best_fit(tokens.lengths, row_tokens=row_tokens, max_padding=max_padding))
 
 
-def open_rows(tokens: TokenSet, *, row_tokens: int, index: Path) -> TokenRows:
+def open_rows(tokens: TokenSet, *, row_tokens: int, max_padding: float = 1.0, index: Path) -> TokenRows:
     """All documents of a token set, packed once into the folder `index`. See `packing_index.open_packed`."""
-    return TokenRows(tokens, open_packed(tokens, row_tokens=row_tokens, index=index))
+    return TokenRows(tokens, open_packed(tokens, row_tokens=row_tokens, max_padding=max_padding, index=index))
 
 
 def conversation_rows(conversations: Sequence[Rendered], *, row_tokens: int) -> ConversationRows:

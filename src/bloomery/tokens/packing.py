@@ -5,13 +5,18 @@ the row where it leaves the least room. The result is a list of segments, so tha
 process, from the token files: there is no buffer whose state a resumed run would have to restore.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple  # Any: the shape parameter of numpy arrays
 
 import numpy as np
 
-from bloomery.tokens.kernels import best_fit_rows, cut_documents, group_by_row, longest_first
+from bloomery.tokens.kernels import best_fit_rows, cut_documents, group_by_row, longest_first, pour
+
+MAX_PADDING = 0.004
+"""Of the places of rows for pretraining. Best fit alone leaves a hundredth of that for documents of many lengths, but 1 to 5 % where
+most are a little longer than a row or half a row."""
 
 
 class Segments(NamedTuple):
@@ -73,18 +78,33 @@ class PackedRows:
         return Segments(self.document[index].astype(np.int64), self.start[index].astype(np.int64), length, row, at, inside + 1)
 
 
-def pack_best_fit(lengths: np.ndarray | Sequence[int], *, row_tokens: int) -> PackedRows:
+class _Placed(NamedTuple):
+    """Segments and the row of each."""
+
+    document: np.ndarray
+    start: np.ndarray
+    length: np.ndarray
+    row: np.ndarray
+
+
+def pack_best_fit(lengths: np.ndarray | Sequence[int], *, row_tokens: int, max_padding: float = 1.0) -> PackedRows:
     """Rows of `row_tokens` places that hold every token of documents with these lengths once. Empty documents get no segment.
+
+    Where more than `max_padding` of all places would stay empty (documents a little longer than half a row fit together
+    badly), the emptiest rows are taken apart again and their documents cut to fill the gaps of others.
 
     >>> pack_best_fit([3, 6, 2, 4], row_tokens=4).segments(0)
     [(1, 0, 4)]
     >>> pack_best_fit([3, 6, 2, 4], row_tokens=4).padding_fraction
     0.0625
+    >>> pack_best_fit([3, 3, 3, 3], row_tokens=4, max_padding=0.1).padding_fraction
+    0.0
     Raises ValueError if row_tokens is not positive.
     """
     if row_tokens < 1:
         raise ValueError(f"row_tokens = {row_tokens} must be at least 1")
     length_of = np.ascontiguousarray(lengths, dtype=np.int64)
+    num_tokens = int(length_of.sum())
     num_pieces = int((-(-length_of // row_tokens)).sum())
     document = np.empty(num_pieces, dtype=smallest_type(len(length_of)))
     start = np.empty(num_pieces, dtype=smallest_type(int(length_of.max(initial=0))))
@@ -92,9 +112,38 @@ def pack_best_fit(lengths: np.ndarray | Sequence[int], *, row_tokens: int) -> Pa
     cut_documents(length_of, row_tokens, document, start, length)
     order = longest_first(length, row_tokens)
     row_of, num_rows = best_fit_rows(length, order, row_tokens)
+    wanted_rows = max(math.ceil(num_tokens / (row_tokens * (1 - max_padding))), 1) if max_padding < 1 else num_rows
+    if wanted_rows < num_rows:
+        placed = _close_gaps(_Placed(document[order], start[order], length[order], row_of[order]), num_rows, wanted_rows, row_tokens)
+        document, start, length, row_of, num_rows = *placed, wanted_rows
+        order = np.arange(len(length), dtype=np.int64)
     row_offset = np.zeros(num_rows + 1, dtype=np.int64)
     by_row = group_by_row(row_of, order, row_offset)
-    return PackedRows(row_tokens, int(length_of.sum()), row_offset, document[by_row], start[by_row], length[by_row])
+    return PackedRows(row_tokens, num_tokens, row_offset, document[by_row], start[by_row], length[by_row])
+
+
+def _close_gaps(placed: _Placed, num_rows: int, wanted_rows: int, row_tokens: int) -> _Placed:
+    fill = np.bincount(placed.row, weights=placed.length, minlength=num_rows).astype(np.int64)
+    emptiest_first = np.argsort(fill, kind="stable")
+    is_kept = np.ones(num_rows, dtype=bool)
+    is_kept[emptiest_first[: num_rows - wanted_rows]] = False
+    new_row = np.cumsum(is_kept) - 1
+    # The largest gaps first: so documents are cut as seldom as can be.
+    receivers = emptiest_first[num_rows - wanted_rows :]
+    stays = is_kept[placed.row]
+    loose = np.flatnonzero(~stays)
+    piece, first, taken, gap = pour(placed.length[loose].astype(np.int64), row_tokens - fill[receivers])
+    source = loose[piece]
+
+    def join(kept: np.ndarray, poured: np.ndarray) -> np.ndarray:
+        return np.concatenate([kept[stays], poured.astype(kept.dtype)])
+
+    return _Placed(
+        join(placed.document, placed.document[source]),
+        join(placed.start, placed.start[source] + first),
+        join(placed.length, taken),
+        join(new_row[placed.row], new_row[receivers[gap]]),
+    )
 
 
 def smallest_type(largest: int) -> np.dtype[Any]:

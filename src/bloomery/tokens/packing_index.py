@@ -4,7 +4,7 @@
                                    index.json: their sizes and sha256; written last
     FOLDER/verified-<split>-...    size and time of change of the token files that were hashed
 
-The key says what is packed: the manifest of the tokens, the split, the length of a row. An index that is damaged, or of
+The key says what is packed: the manifest of the tokens, the split, the length of a row, how much padding. An index that is damaged, or of
 other tokens, is made again. Token files are hashed once a run: afterwards their size and time of change stand for their
 bytes, as in git's index, so that ten billion tokens are ready in a second and a changed file is still found.
 """
@@ -45,13 +45,13 @@ def open_verified(folder: Path, *, split: Split, tokenizer_sha256: str, index: P
     return tokens
 
 
-def open_packed(tokens: TokenSet, *, row_tokens: int, index: Path) -> PackedRows:
-    """The rows that hold all of `tokens`, from the folder `index` or, the first time, made and kept there."""
-    key = hashlib.sha256(f"{FORMAT}\x00{tokens.manifest_sha256}\x00{tokens.split}\x00{row_tokens}".encode()).hexdigest()
+def open_packed(tokens: TokenSet, *, row_tokens: int, max_padding: float, index: Path) -> PackedRows:
+    """The rows that hold all of `tokens` (see `pack_best_fit`), from the folder `index` or, the first time, made and kept there."""
+    key = hashlib.sha256(f"{FORMAT}\x00{tokens.manifest_sha256}\x00{tokens.split}\x00{row_tokens}\x00{max_padding}".encode()).hexdigest()
     place = index / f"rows-{key[:KEY_CHARACTERS]}"
     packed = _open_rows(place, _read_record(place / RECORD), row_tokens)
     if packed is None:
-        made = pack_best_fit(tokens.lengths, row_tokens=row_tokens)
+        made = pack_best_fit(tokens.lengths, row_tokens=row_tokens, max_padding=max_padding)
         record = {"format": FORMAT, "num_tokens": made.num_tokens, "files": _write_arrays(place, made)}
         write_json(place / RECORD, record)
         packed = _open_rows(place, record, row_tokens) or made

@@ -6,7 +6,7 @@ held-out documents over tokens, and after how many tokens Muon is where AdamW en
 
     python bench/muon.py --text stories.jsonl.gz --work /tmp/muon --plot docs/images/muon.svg
 
-0.6 M parameters, 0.4 M tokens a run, 9 runs: about 10 minutes of one core. What is finished in --work is not run again.
+0.6 M parameters, 0.4 M tokens a run, 11 runs: about 10 minutes of one core. What is finished in --work is not run again.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from bloomery.tokens.shards import write_manifest, write_shard
 from bloomery.tokens.tokenizer import load_tokenizer
 from bloomery.tokens.train import train_bpe, write_tokenizer
 
-RATES = {"adamw": (0.002, 0.004, 0.008), "muon": (0.01, 0.02)}
+RATES = {"adamw": (0.002, 0.004, 0.008, 0.016), "muon": (0.005, 0.01, 0.02)}
 STUDENT_T = {2: 12.71, 3: 4.303, 4: 3.182, 5: 2.776}
 """Two-sided 95 % points by number of seeds."""
 

@@ -1,26 +1,38 @@
-"""Faults planted in the data: a batch of NaN, a batch of huge loss, a region of garbage. The weights must not know of them."""
+"""Faults planted in the data: a batch of NaN, a batch of huge loss, a region of garbage. The weights must not know of them.
+
+This file is also what each of two gloo processes runs: `python test_spikes.py FOLDER` with torchrun's environment.
+"""
 
 import json
 import math
+import os
+import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from bloomery.core import dist
 from bloomery.core.errors import DataError
+from bloomery.core.files import read_json, write_json
 from bloomery.core.metrics import MetricsLog, read_metrics
-from bloomery.core.stage import Runtime
+from bloomery.core.stage import Launch, Runtime
 from bloomery.model.config import ModelConfig
 from bloomery.model.transformer import Transformer
-from bloomery.objectives.next_token import next_token
+from bloomery.objectives.next_token import linear_next_token
 from bloomery.objectives.terms import LossTerms
 from bloomery.train import checkpoint, spikes
 from bloomery.train.checkpoint import Snapshots, counters_of
 from bloomery.train.fit import Run, TrainingConfig, fit, make_state
+from bloomery.train.sharding import arrange, distribute, gather_model
 from bloomery.train.spikes import WINDOW, SpikeRule, find_spike, note_usual, rollback_target, spike_limit
 from bloomery.train.state import TrainState
+from bloomery.train.step import own_share
 
 SIZES = {"vocab_size": 20, "dim": 8, "num_layers": 1, "num_heads": 1, "num_kv_heads": 1, "head_dim": 8, "mlp_dim": 8, "max_positions": 16}
 # A constant learning rate: the schedule counts steps that are left out, and the weights would differ by it.
@@ -42,7 +54,8 @@ class Killed(Exception):
 
 
 def objective(model: Transformer, rows: Rows) -> LossTerms:
-    terms = next_token(model(rows.token_BT[:, :-1]), rows.token_BT[:, 1:], torch.ones(4, 8))
+    hidden_ND, target_N = model.hidden_states(rows.token_BT[:, :-1]).flatten(0, 1), rows.token_BT[:, 1:].flatten()
+    terms = linear_next_token(hidden_ND, model.head_weight(), target_N, torch.ones(target_N.shape))
     return terms._replace(loss_sum=terms.loss_sum * {"": 1.0, "nan": math.nan, "huge": 1000.0}[rows.fault])
 
 
@@ -244,3 +257,47 @@ def test_every_field_of_a_run_is_in_its_snapshots() -> None:
     state = fresh_state()
     assert {"model", "optimizers", "parallel", *counters_of(state)} == set(vars(state))
     assert json.loads(json.dumps(counters_of(state))) == counters_of(state)
+
+
+def train_on_ranks(folder: Path, strategy: str) -> None:
+    """Each of two processes has two of the four rows; what each of them decides goes into the folder."""
+    launch, cpu = Launch(devices=2, strategy=strategy), torch.device("cpu")
+    parallel = arrange(launch, cpu)
+    model = distribute(Transformer(ModelConfig(**SIZES), seed=1), parallel, launch, cpu)
+    state = make_state(model, CONFIG, parallel)
+
+    def batches_of_step(step: int) -> list[Rows]:
+        rows, own = Rows(step, in_region(step)), own_share(np.arange(4), launch)
+        rows.token_BT, rows.document_BT = rows.token_BT[own], rows.document_BT[own]
+        return [rows]
+
+    run = Run(num_steps=SHORT["num_steps"], objective=objective, batches_of_step=batches_of_step)
+    config = CONFIG.model_copy(update={"rollback_steps": SHORT["rollback_steps"]})
+    fit(state, run, config, snapshots=Snapshots(folder / strategy, settings="s"), runtime=Runtime(quiet=True))
+    whole = gather_model(model)
+    numbers = [] if whole is None else [p.detach().flatten().tolist() for p in whole.parameters()]
+    write_json(folder / f"{strategy}-{dist.rank()}.json", {"counters": counters_of(state), "weights": numbers})
+
+
+def test_two_processes_leave_out_the_same_steps_as_one_and_go_back_together(tmp_path: Path, short_window: None) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    group = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    ranks = [subprocess.Popen([sys.executable, __file__, str(tmp_path)], env={**os.environ, **group, "RANK": str(i)}) for i in range(2)]
+    one = train(tmp_path / "one", fault_at=in_region, **SHORT)
+    assert [rank.wait(timeout=300) for rank in ranks] == [0, 0]
+    for strategy in ("ddp", "fsdp"):
+        found = [read_json(tmp_path / f"{strategy}-{rank}.json") for rank in range(2)]
+        assert found[0]["counters"] == found[1]["counters"]
+        assert found[0]["counters"]["rollbacks"] == one.rollbacks and found[0]["counters"]["data_step"] == one.data_step
+        for expected, numbers in zip(weights(one), found[0]["weights"], strict=True):
+            assert numbers == pytest.approx(expected, abs=1e-5)
+
+
+if __name__ == "__main__":
+    spikes.WINDOW = 16
+    torch.set_num_threads(1)
+    with dist.process_group():
+        for name in ("ddp", "fsdp"):
+            train_on_ranks(Path(sys.argv[1]), name)

@@ -140,7 +140,7 @@ def _speed(node: NodeView) -> str:
     found = {name: sorted(value for _, value in node.series(f"train/{name}")) for name in ("tokens_per_second", "mfu")}
     median = {name: values[len(values) // 2] for name, values in found.items() if values}
     words = [f"{median['tokens_per_second']:,.0f} tokens/s"] if "tokens_per_second" in median else []
-    words += [f"{100 * median['mfu']:.0f} % of the machine's matrix products"] if "mfu" in median else []
+    words += [f"{100 * median['mfu']:.0f} % MFU"] if "mfu" in median else []
     return f"{', '.join(words)} (medians)" if words else ""
 
 

@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from bloomery.model.huggingface import load_model, save_model
 from bloomery.model.transformer import Transformer
 from bloomery.stages.preference import PreferenceConfig, preference
 from bloomery.stages.pretrain import PretrainConfig, pretrain
+from bloomery.stages.sft import SftConfig, sft
 from bloomery.tokens.shards import write_manifest, write_shard
 from bloomery.tokens.tokenizer import load_tokenizer
 from bloomery.tokens.train import train_bpe, write_tokenizer
@@ -26,6 +28,9 @@ PRETRAIN = PretrainConfig(
     model=ModelShape(depth=1, dim=16, head_dim=8, mlp_dim=24), tokens=1024, sequence_tokens=32, batch_tokens=256,
     num_validations=2, **TRAINING,
 )  # fmt: skip
+TWO = {"base": Launch(devices=2), "sft": Launch(devices=2, tensor=2), "dpo": Launch(devices=2, strategy="fsdp")}
+"""How two processes share each stage; every way for pretraining is in test_parallel.py."""
+SFT = SftConfig(steps=3, sequence_tokens=32, batch_tokens=128, held_out_fraction=0.2, num_validations=1, **TRAINING)
 PREFERENCE = PreferenceConfig(steps=3, batch_pairs=7, held_out_fraction=0.0, **TRAINING)
 
 
@@ -41,16 +46,20 @@ def write_inputs(folder: Path) -> None:
     write_manifest(
         folder / "tokens", tokenizer_sha256=tokenizer.sha256, vocab_size=tokenizer.vocab_size, text_bytes={"train": [1], "validation": [1]}
     )
-    sizes = {"dim": 16, "num_layers": 1, "num_heads": 2, "num_kv_heads": 1, "head_dim": 8, "mlp_dim": 24, "max_positions": 64}
+    sizes = {"dim": 16, "num_layers": 1, "num_heads": 2, "num_kv_heads": 2, "head_dim": 8, "mlp_dim": 24, "max_positions": 64}
     save_model(Transformer(ModelConfig(vocab_size=tokenizer.vocab_size, **sizes)), folder / "init", tokenizer=folder / "tokenizer")
+    turns = [[{"role": "user", "content": f"say {i}"}, {"role": "assistant", "content": "the cat " * (1 + i % 4)}] for i in range(20)]
+    write_jsonl(folder / "conversations.jsonl", [{"messages": messages} for messages in turns])
     write_jsonl(folder / "pairs.jsonl", [{"prompt": f"say {i}", "chosen": "a cat", "rejected": "mat " * (i % 5)} for i in range(20)])
 
 
-def train_both(folder: Path, name: str, *, micro_batch_tokens: int = 0) -> None:
+def train_all(folder: Path, name: str, launches: Mapping[str, Launch]) -> None:
     torch.set_num_threads(1)
-    runtime = Runtime(device="cpu", quiet=True, launch=Launch(micro_batch_tokens=micro_batch_tokens))
-    pretrain(PRETRAIN, tokens=folder / "tokens", tokenizer=folder / "tokenizer", out=folder / name / "base", runtime=runtime)
-    preference(PREFERENCE, init=folder / "init", pairs=folder / "pairs.jsonl", out=folder / name / "dpo", runtime=runtime)
+    runtimes = {stage: Runtime(device="cpu", quiet=True, launch=launch) for stage, launch in launches.items()}
+    out = folder / name
+    pretrain(PRETRAIN, tokens=folder / "tokens", tokenizer=folder / "tokenizer", out=out / "base", runtime=runtimes["base"])
+    sft(SFT, init=folder / "init", conversations=[folder / "conversations.jsonl"], out=out / "sft", runtime=runtimes["sft"])
+    preference(PREFERENCE, init=folder / "init", pairs=folder / "pairs.jsonl", out=out / "dpo", runtime=runtimes["dpo"])
 
 
 def start_rank(rank: int, port: int, folder: Path) -> subprocess.Popen[bytes]:
@@ -70,11 +79,11 @@ def test_one_process_two_processes_and_other_micro_batches_train_the_same_model(
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     ranks = [start_rank(rank, port, tmp_path) for rank in range(2)]
-    train_both(tmp_path, "one")
-    train_both(tmp_path, "micro", micro_batch_tokens=64)
+    train_all(tmp_path, "one", dict.fromkeys(TWO, Launch()))
+    train_all(tmp_path, "micro", dict.fromkeys(TWO, Launch(micro_batch_tokens=64)))
     for process in ranks:
         assert process.wait(timeout=300) == 0
-    for stage in ("base", "dpo"):
+    for stage in TWO:
         assert_same_model(tmp_path / "one" / stage, tmp_path / "two" / stage)
         assert_same_model(tmp_path / "one" / stage, tmp_path / "micro" / stage)
     untrained = load_model(tmp_path / "init").head_weight()
@@ -84,4 +93,4 @@ def test_one_process_two_processes_and_other_micro_batches_train_the_same_model(
 if __name__ == "__main__":
     with dist.process_group():
         assert dist.world_size() == 2
-        train_both(Path(sys.argv[1]), "two")
+        train_all(Path(sys.argv[1]), "two", TWO)

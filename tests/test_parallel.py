@@ -26,7 +26,7 @@ from bloomery.objectives.terms import LossTerms
 from bloomery.tokens.loader import Batch
 from bloomery.train.checkpoint import Snapshots
 from bloomery.train.fit import TrainingConfig, make_state
-from bloomery.train.sharding import arrange, distribute, gather_model
+from bloomery.train.sharding import arrange, distribute, gather_model, local
 from bloomery.train.state import TrainState
 from bloomery.train.step import num_micro_batches, own_share, sum_losses, train_step
 
@@ -133,6 +133,21 @@ def go_on(folder: Path, world: int, mode: str, until: int) -> None:
         write_json(folder / f"until {until}.json", seen)
 
 
+def resume_exactly(folder: Path, launch: Launch) -> None:
+    """Two more steps, with a snapshot and a new start between them and without; says whether bits differ."""
+    whole, cut, resumed = (start("tied", launch) for _ in range(3))
+    expected = take_steps(whole, "tied", launch, 2)
+    snapshots = Snapshots(folder / f"exact {dist.world_size()}", settings="s")
+    seen = take_steps(cut, "tied", launch, 1)
+    snapshots.save(cut)
+    assert snapshots.restore(resumed)
+    seen += take_steps(resumed, "tied", launch, 2)
+    weights = [torch.equal(local(a), local(b)) for a, b in zip(whole.model.parameters(), resumed.model.parameters(), strict=True)]
+    everywhere = dist.gather_objects(seen == expected and all(weights))
+    if dist.rank() == 0:
+        write_json(folder / f"exact {dist.world_size()}.json", everywhere)
+
+
 def main(folder: Path) -> None:
     torch.set_num_threads(1)
     with dist.process_group():
@@ -141,6 +156,7 @@ def main(folder: Path) -> None:
             run_mode(folder, f"{world} {mode} {model}", model, MODES[world][mode])
         for leg in (leg for leg in RELAY if leg[0] == world):
             go_on(folder, *leg)
+        resume_exactly(folder, MODES[world]["fsdp" if world == 2 else "fsdp x tensor"])
 
 
 @pytest.fixture(scope="module")
@@ -183,6 +199,11 @@ def test_a_run_that_goes_on_with_other_processes_in_other_ways_learns_the_same(r
     seen = [row for *_, until in RELAY for row in read_json(results / f"until {until}.json")]
     expected = read_json(results / "1 tied.json")["seen"]
     torch.testing.assert_close(torch.tensor(seen), torch.tensor(expected), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("world", MODES)
+def test_on_as_many_processes_a_run_goes_on_bit_for_bit(results: Path, world: int) -> None:
+    assert read_json(results / f"exact {world}.json") == [True] * world
 
 
 if __name__ == "__main__":

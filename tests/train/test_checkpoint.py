@@ -3,6 +3,7 @@
 import itertools
 import json
 import logging
+import threading
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,41 @@ def trained(folder: Path, steps: int, settings: str = "s") -> TrainState:
 def test_only_the_newest_two_are_kept(tmp_path: Path) -> None:
     trained(tmp_path, 4)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["step-000003", "step-000004"]
+
+
+def test_every_so_many_steps_one_more_is_made_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoint, "FIRST_COST_SECONDS", 1e9)  # none by the clock
+    state, snapshots = fresh_state(), Snapshots(tmp_path, settings="s", keep_last=1, keep_every_steps=3)
+    for step in range(8):
+        train_step(state, [Rows(step)], objective, max_gradient_norm=1.0)
+        snapshots.save_when_due(state)
+    snapshots.save(state)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-000003", "step-000006", "step-000008"]
+
+
+def test_training_goes_on_while_a_snapshot_is_written_and_does_not_change_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    go, write = threading.Event(), checkpoint.save
+    monkeypatch.setattr(checkpoint, "save", lambda *arguments, **options: (go.wait(30), write(*arguments, **options)))
+    state, snapshots = fresh_state(), Snapshots(tmp_path, settings="s", keep_every_steps=2)
+    for step in range(3):
+        train_step(state, [Rows(step)], objective, max_gradient_norm=1.0)
+        snapshots.save_when_due(state)
+    assert [p.name for p in tmp_path.iterdir()] == ["writing-step-000002"]
+    go.set()
+    snapshots.close()
+    restored = fresh_state()
+    assert Snapshots(tmp_path, settings="s").restore(restored) and restored.step == 2
+    train_step(restored, [Rows(2)], objective, max_gradient_norm=1.0)
+    assert fingerprint(restored) == fingerprint(state)
+
+
+def test_what_goes_wrong_while_a_snapshot_is_written_is_told_to_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: object, **options: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save", full)
+    with pytest.raises(OSError, match="No space left"):
+        Snapshots(tmp_path, settings="s").save(fresh_state())
 
 
 @pytest.mark.parametrize("name", ["tensors/__0_0.distcp", "tensors/.metadata", "state.json", "manifest.json"])

@@ -188,7 +188,7 @@ def distribute(model: Transformer, parallel: Parallel, launch: Launch, device: t
         group = mesh["pipeline"].get_group()
         return cut_into_stages(model, layout, interleaved=launch.schedule == "interleaved", group=group).to(device)
     if layout.tensor > 1:
-        _share_matrices(model.to(device), mesh["tensor"], sequence_parallel=launch.sequence_parallel)
+        _share_matrices(model, mesh["tensor"], sequence_parallel=launch.sequence_parallel)
     if layout.shards > 1:
         _shard_fully(model, mesh["replicas", "shards"] if layout.replicas > 1 else mesh["shards"])
     return model.to(device)

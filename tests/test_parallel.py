@@ -31,10 +31,11 @@ from bloomery.train.state import TrainState
 from bloomery.train.step import num_micro_batches, own_share, sum_losses, train_step
 
 NUM_STEPS, TOKENS = 20, 16
-SIZES = {"vocab_size": 50, "dim": 32, "num_layers": 4, "num_heads": 4, "num_kv_heads": 2, "head_dim": 8, "mlp_dim": 48}
-ROWS = {"tied": 8, "free": 7, "lora": 7}
-"""Of a step of the models with tied and with free output matrix, and of one whose adapters alone are trained; 7 rows are
-four and three."""
+SIZES = {"vocab_size": 50, "dim": 32, "num_heads": 4, "num_kv_heads": 2, "head_dim": 8, "mlp_dim": 48}
+ROWS = {"tied": 8, "deep": 8, "free": 7, "lora": 7}
+"""Of a step of the models with tied output matrix (shallow, and deep enough for four stages), with a free one, and of one
+whose adapters alone are trained; 7 rows are four and three."""
+LAYERS = {"tied": 2, "deep": 4, "free": 2, "lora": 2}
 CONFIG = TrainingConfig(learning_rate=3e-5, embedding_learning_rate=3e-5, precision="fp32")
 MICRO = {"micro_batch_tokens": 3 * TOKENS}
 """At most three rows at a time: four make two micro-batches and three make one, so that one process waits for the other."""
@@ -60,13 +61,14 @@ MODES: dict[int, dict[str, Launch]] = {
 }
 
 
+DEEP = [(2, "pipeline, interleaved"), (4, "pipeline"), (4, "ddp x pipeline, interleaved")]
 FREE = [(2, "fsdp"), (2, "tensor and sequence"), (2, "pipeline")]
 LORA = [(2, "ddp"), (2, "fsdp")]
-CASES = [(world, mode, "tied") for world, modes in MODES.items() for mode in modes]
+CASES = [(world, mode, "deep" if (world, mode) in DEEP else "tied") for world, modes in MODES.items() for mode in modes]
 CASES += [(*case, "free") for case in FREE] + [(*case, "lora") for case in LORA]
 
 
-RELAY = [(1, "", 4), (2, "pipeline, interleaved", 8), (2, "fsdp", 11), (4, "fsdp x tensor", 16), (1, "", 20)]
+RELAY = [(1, "", 4), (2, "pipeline", 8), (2, "fsdp", 11), (4, "fsdp x tensor", 16), (1, "", 20)]
 """One run that goes on in another way from each of these steps: processes, mode, step."""
 
 
@@ -89,7 +91,7 @@ def objective(model: Transformer, batch: Batch) -> LossTerms:
 
 def start(model: str, launch: Launch) -> TrainState:
     cpu = torch.device("cpu")
-    config = ModelConfig(**SIZES, max_positions=TOKENS, tied_embeddings=model == "tied")
+    config = ModelConfig(**SIZES, max_positions=TOKENS, num_layers=LAYERS[model], tied_embeddings=model in ("tied", "deep"))
     parallel, whole = arrange(launch, cpu), Transformer(config, seed=3)
     if model == "lora":
         add_adapters(whole, LoraConfig(rank=4), seed=3)

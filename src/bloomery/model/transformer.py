@@ -10,7 +10,7 @@ Shapes: B batch, T query tokens, S key tokens, D model, F mlp, V vocabulary, H h
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -53,21 +53,6 @@ class Linear(nn.Linear):
         return F.linear(x, self.weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
 
-def project(x: Tensor, *layers: nn.Module) -> Sequence[Tensor]:
-    """What each of these layers makes of x; compiled, as one product: x is read once, and so is its gradient written."""
-    weights = [layer.weight for layer in layers if isinstance(layer, Linear) and _is_plain(layer)]
-    if len(weights) < len(layers) or x.device.type != "cpu" or not torch.compiler.is_compiling():
-        return [layer(x) for layer in layers]
-    product = F.linear(x, torch.cat(weights).to(x.dtype))
-    parts: Sequence[Tensor] = torch.split(product, [len(weight) for weight in weights], -1)
-    return parts
-
-
-def _is_plain(layer: Linear) -> bool:
-    # Not one that adapters or float8 have replaced, nor one whose weight is spread over devices.
-    return type(layer) is Linear and type(layer.weight) is nn.Parameter and layer._parameters.get("bias") is None
-
-
 class RMSNorm(nn.Module):
     """The last dimension over its root mean square, times a learned weight."""
 
@@ -100,9 +85,9 @@ class Attention(nn.Module):
     def forward(self, x_BTD: Tensor, context: Context, layer: int) -> Tensor:
         """What layer number `layer` reads from the tokens that each token may see."""
         B, T, _ = x_BTD.shape
-        projected = project(x_BTD, self.q_proj, self.k_proj, self.v_proj)
-        query_BTHK, key_BSGK, value_BSGK = (part.view(B, T, -1, self.head_dim) for part in projected)
-        query_BTHK, key_BSGK = self.q_norm(query_BTHK), self.k_norm(key_BSGK)
+        query_BTHK = self.q_norm(self.q_proj(x_BTD).view(B, T, -1, self.head_dim))
+        key_BSGK = self.k_norm(self.k_proj(x_BTD).view(B, T, -1, self.head_dim))
+        value_BSGK = self.v_proj(x_BTD).view(B, T, -1, self.head_dim)
         if self.has_rotation:
             query_BTHK = rotate(query_BTHK, context.cos_BT1K, context.sin_BT1K)
             key_BSGK = rotate(key_BSGK, context.cos_BT1K, context.sin_BT1K)
@@ -125,8 +110,7 @@ class MLP(nn.Module):
 
     def forward(self, x_BTD: Tensor) -> Tensor:
         """Each token by itself."""
-        gate_BTF, up_BTF = project(x_BTD, self.gate_proj, self.up_proj)
-        out_BTD: Tensor = self.down_proj(F.silu(gate_BTF) * up_BTF)
+        out_BTD: Tensor = self.down_proj(F.silu(self.gate_proj(x_BTD)) * self.up_proj(x_BTD))
         return out_BTD
 
 

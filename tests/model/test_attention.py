@@ -91,3 +91,25 @@ def test_plain_products_and_the_kernel_have_the_same_gradients(monkeypatch: pyte
         attend(*inputs, visibility).float().square().sum().backward()
         found.append(torch.cat([x.grad.flatten() for x in inputs]).float())
     assert torch.nn.functional.cosine_similarity(*found, dim=0) > 0.999
+
+
+@pytest.mark.parametrize(
+    ("capability", "modules", "expected"),
+    [
+        (9, {"flash_attn_interface"}, "FA3"),
+        (9, {"flash_attn_interface", "flash_attn.cute.interface"}, "FA4"),
+        (10, {"flash_attn_interface"}, None),
+        (8, {"flash_attn_interface", "flash_attn.cute.interface"}, None),
+        (9, set(), None),
+    ],
+)
+def test_a_later_flash_attention_is_taken_where_it_is_installed_and_made_for_the_device(
+    capability: int, modules: set[str], expected: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[str] = []
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (capability, 0))
+    monkeypatch.setattr(attention, "_is_installed", modules.__contains__)
+    monkeypatch.setattr(attention, "activate_flash_attention_impl", taken.append)
+    assert attention.use_installed_kernels(torch.device("cuda")) == expected
+    assert taken == ([expected] if expected else [])
+    assert set(attention.FLASH_PACKAGES) == set(torch.nn.attention.list_flash_attention_impls())

@@ -7,6 +7,7 @@ give the same numbers (tests/model/test_attention.py; on CUDA tests/model/test_a
 Shapes: B batch, T query tokens, S key tokens, H heads, G key-value heads, K head dimension, R runs (documents of a batch).
 """
 
+import importlib.util
 import inspect
 import math
 from typing import Any, NamedTuple  # Any: options that depend on torch's version
@@ -14,7 +15,7 @@ from typing import Any, NamedTuple  # Any: options that depend on torch's versio
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention import SDPBackend, activate_flash_attention_impl, current_flash_attention_impl, sdpa_kernel
 from torch.nn.attention.varlen import varlen_attn
 
 GROUPED_MATMUL_TOKENS = 256
@@ -25,7 +26,11 @@ QUERY_BLOCK_TOKENS, MAX_QUERY_BLOCKS = 128, 8
 computed, and softmax is fused with the mask. A step of 14 M parameters and rows of 512 takes 2.45 s of CPU time, with torch's
 kernel 3.02. Each block is compiled by itself, so that long rows have larger ones."""
 CUDA_KERNELS = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-"""In this order where they apply: cuDNN's is the fastest of them on Hopper."""
+"""In this order where they apply: cuDNN's is the fastest of those that come with torch on Hopper."""
+INSTALLED_KERNELS = [SDPBackend.FLASH_ATTENTION, *CUDA_KERNELS]
+"""The order with FlashAttention 3 or 4 in the place of torch's own version 2."""
+FLASH_PACKAGES = {"FA4": "flash_attn.cute.interface", "FA3": "flash_attn_interface"}
+"""What torch calls FlashAttention's later versions, and the modules that they come in."""
 HALF = (torch.bfloat16, torch.float16)
 
 
@@ -38,6 +43,26 @@ class Visibility(NamedTuple):
     """int32: where each document begins in the rows laid end to end, then B * T, repeated to a round length. Causal inside."""
     window: int = 0
     """With `run_start_R`: a token sees itself and window - 1 before it; 0 = all before it."""
+
+
+def use_installed_kernels(device: torch.device) -> str | None:
+    """Has torch run FlashAttention 3 or 4 for all of this process, if it is installed and made for the device; returns its name.
+
+    Both are for Hopper (compute capability 9), the latter for Blackwell (10), too.
+    """
+    major = torch.cuda.get_device_capability(device)[0]
+    for name in FLASH_PACKAGES if major in (9, 10) else ():
+        if _is_installed(FLASH_PACKAGES[name]) and (major == 9 or name == "FA4"):
+            activate_flash_attention_impl(name)
+            return name
+    return None
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # the package around it
+        return False
 
 
 def make_visibility(
@@ -75,7 +100,7 @@ def attend(query_BTHK: Tensor, key_BSGK: Tensor, value_BSGK: Tensor, visibility:
         return _attend_runs(query_BTHK, key_BSGK, value_BSGK, visibility.run_start_R, window=visibility.window)
     query_BHTK, key_BGSK, value_BGSK = (x.transpose(1, 2) for x in (query_BTHK, key_BSGK, value_BSGK))
     if query_BTHK.device.type == "cuda":
-        with sdpa_kernel(CUDA_KERNELS, set_priority=True):
+        with sdpa_kernel(INSTALLED_KERNELS if current_flash_attention_impl() else CUDA_KERNELS, set_priority=True):
             return _sdpa(query_BHTK, key_BGSK, value_BGSK, visibility.bias_B1TS).transpose(1, 2)
     if _products_are_faster(query_BHTK, key_BGSK.shape[2], masked=visibility.bias_B1TS is not None):
         attend_by_products = _attend_in_blocks if torch.compiler.is_compiling() else _attend_at_once

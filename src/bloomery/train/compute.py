@@ -13,6 +13,7 @@ from torch import nn
 from bloomery.core import dist
 from bloomery.core.errors import ConfigError
 from bloomery.core.stage import Launch
+from bloomery.model.attention import use_installed_kernels
 from bloomery.model.config import ModelConfig, count_params
 from bloomery.model.device import Precision, resolve_dtype
 from bloomery.model.transformer import Linear, Transformer
@@ -36,6 +37,8 @@ def prepare_model(model: Transformer, *, precision: Precision, launch: Launch, d
     model.compute_dtype = resolve_dtype(precision, device)
     if precision == "fp8":
         convert_to_float8(model)
+    if device.type == "cuda" and model.compute_dtype != torch.float32:
+        use_installed_kernels(device)
     model.recompute_layers = launch.activation_checkpointing == "full"
     model.compiled = launch.compile == "on" or (launch.compile == "auto" and device.type == "cuda")
     if model.compiled:

@@ -16,9 +16,9 @@ from safetensors.torch import load_file
 from bloomery.core.artifact import Store
 from bloomery.core.errors import ConfigError, DataError, Stopped
 from bloomery.core.metrics import read_metrics
-from bloomery.pipeline import launch
+from bloomery.core.stage import Launch
+from bloomery.pipeline import launch, ranks
 from bloomery.pipeline.plan import make_plan
-from bloomery.pipeline.ranks import _free_port
 from bloomery.pipeline.recipe import load_recipe
 from bloomery.pipeline.single import run_single_stage
 from bloomery.stages.catalog import load_stage
@@ -67,7 +67,7 @@ def test_two_machines_make_the_model_of_one_and_only_the_first_logs(inputs, tmp_
     one = pretrain(inputs, tmp_path / "one")
     second = threading.Thread(target=start_second_machine, args=[tmp_path])
     second.start()
-    two = pretrain(inputs, tmp_path / "two", nodes=2, rendezvous=f"127.0.0.1:{_free_port()}", strategy="fsdp")
+    two = pretrain(inputs, tmp_path / "two", nodes=2, rendezvous=f"127.0.0.1:{ranks._free_port()}", strategy="fsdp")
     second.join()
     assert one.fingerprint == two.fingerprint
     assert set(one.record["files"]) == set(two.record["files"])
@@ -83,6 +83,19 @@ def test_an_error_in_the_started_processes_keeps_its_message_and_nothing_is_prin
         pretrain(inputs, tmp_path / "out", tokenizer="other", devices=2)
     assert not (tmp_path / "out").exists()
     assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_process_that_dies_ends_the_others_and_its_exit_code_is_told(tmp_path, monkeypatch):
+    script = tmp_path / "python"
+    wait_for_others = "while [ ! -s 0-of-3 ] || [ ! -s 2-of-3 ]; do sleep 0.01; done; exit 3"
+    lines = [f"cd {tmp_path}; echo $$ > $RANK-of-$WORLD_SIZE", f"if [ $RANK = 1 ]; then {wait_for_others}; fi", "exec sleep 60"]
+    script.write_text("\n".join(["#!/bin/sh", *lines, ""]))
+    script.chmod(0o755)
+    monkeypatch.setattr(ranks, "GRACE_SECONDS", 0.1)
+    monkeypatch.setattr(ranks.sys, "executable", str(script))
+    assert ranks.run_ranks(tmp_path / "spec.json", Launch(devices=3)) == 3
+    started = sorted(tmp_path.glob("*-of-3"))
+    assert len(started) == 3 and not any(Path(f"/proc/{path.read_text().strip()}").exists() for path in started)
 
 
 def test_a_launch_that_does_not_fit_is_refused_before_anything_is_started(inputs, tmp_path, monkeypatch):
@@ -122,6 +135,7 @@ def test_sigterm_saves_and_ends_a_training_in_this_process(inputs, tmp_path):
 
 def test_sigterm_to_the_command_saves_and_ends_all_its_processes_with_exit_code_143(inputs, tmp_path):
     command = [sys.executable, "-m", "bloomery.cli.main", "stage", "pretrain", "--out", str(tmp_path / "out"), "--devices", "2"]
+    command += ["--launch", "strategy=fsdp"]
     command += ["--input", f"tokens={inputs / 'tokens'}", "--input", f"tokenizer={inputs / 'tokenizer'}"]
     for name, value in {**SETTINGS, "tokens": 10_000_000}.items():
         command += ["--set", f"{name}={json.dumps(value).replace(': ', ' = ') if isinstance(value, dict) else value}"]

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -151,6 +152,22 @@ def test_a_tokenizer_that_pads_with_its_end_is_refused_before_the_first_step(
     with pytest.raises(ConfigError, match="padding and end of answer are the same token"):
         pretrain(TINY, tokens=tiny_tokens, tokenizer=tmp_path, out=tmp_path / "out", runtime=Runtime(quiet=True))
     assert not (tmp_path / "out" / "training.json").exists()
+
+
+@pytest.mark.parametrize(("damage", "found"), [("cut", "bytes long, but manifest.json says"), ("flip", "its sha256"), ("gone", "missing")])
+def test_a_damaged_shard_is_found_before_the_first_step(
+    tmp_path: Path, tiny_tokens: Path, tiny_tokenizer: Path, damage: str, found: str
+) -> None:
+    shutil.copytree(tiny_tokens, tmp_path / "tokens")
+    path = tmp_path / "tokens" / "train" / "00000.bin"
+    content = path.read_bytes()
+    path.unlink()
+    if damage != "gone":
+        path.write_bytes(content[:-2] if damage == "cut" else content[:-1] + bytes([content[-1] ^ 1]))
+    runtime = Runtime(metrics=MetricsLog(tmp_path / "metrics.jsonl"), quiet=True)
+    with pytest.raises(DataError, match=rf"train/00000\.bin.*{found}"):
+        pretrain(TINY, tokens=tmp_path / "tokens", tokenizer=tiny_tokenizer, out=tmp_path / "out", runtime=runtime)
+    assert read_metrics(tmp_path / "metrics.jsonl") == []
 
 
 def test_a_step_smaller_than_a_row_is_a_config_error(tmp_path: Path, tiny_tokens: Path, tiny_tokenizer: Path) -> None:

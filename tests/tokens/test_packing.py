@@ -78,12 +78,12 @@ def test_with_a_limit_on_padding_every_token_still_lies_in_one_segment(lengths: 
     assert sorted(seen) == [(d, place) for d, length in enumerate(lengths) for place in range(length)]
     fills = [sum(n for _, _, n in packed.segments(row)) for row in range(packed.num_rows)]
     assert all(0 < fill <= row_tokens for fill in fills)
-    assert packed.num_rows * row_tokens * (1 - max_padding) < sum(lengths) + row_tokens  # a row more at most than the limit needs
+    assert packed.padding_fraction <= max_padding or packed.num_rows == -(-sum(lengths) // row_tokens)
 
 
 def test_documents_that_fit_together_badly_are_cut_no_more_than_the_limit_asks() -> None:
     lengths = np.random.default_rng(0).integers(140, 300, 20_000)  # most are more than half a row, or a little more than a row
     plain, tight = pack_best_fit(lengths, row_tokens=256), pack_best_fit(lengths, row_tokens=256, max_padding=0.004)
     assert plain.padding_fraction > 0.1
-    assert 0.0035 < tight.padding_fraction < 0.0042  # a row more, for what is over
+    assert 0.0035 < tight.padding_fraction <= 0.004
     assert len(tight.length) < 1.5 * len(plain.length)

@@ -24,6 +24,7 @@ def whole_weights(weights: Sequence[float | Fraction]) -> list[int]:
 
     >>> whole_weights([0.7, 0.2, 0.1]), whole_weights([3, 0, 6])
     ([7, 2, 1], [1, 0, 2])
+
     Raises ValueError unless all are finite, none is negative and one is above zero.
     """
     if not weights or not all(math.isfinite(w) and w >= 0 for w in weights) or not any(weights):

@@ -63,6 +63,19 @@ def start_second_machine(work_folders):
     subprocess.run([sys.executable, "-m", "bloomery.pipeline.ranks", str(specs[0]), "1"], check=True)
 
 
+def test_trackers_get_the_numbers_of_a_training_and_are_no_part_of_what_is_made(inputs, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    plain, tracked = pretrain(inputs, tmp_path / "plain"), pretrain(inputs, tmp_path / "tracked", trackers=["tensorboard"])
+    assert plain.fingerprint == tracked.fingerprint and not (tmp_path / "plain.logs" / "tensorboard").exists()
+    found = EventAccumulator(str(tmp_path / "tracked.logs" / "tensorboard")).Reload()
+    rows = [row for row in read_metrics(tmp_path / "tracked.logs" / "metrics.jsonl") if "train/loss" in row]
+    assert [(event.step, event.value) for event in found.Scalars("train/loss")] == [
+        (row["step"], pytest.approx(row["train/loss"], rel=1e-6)) for row in rows
+    ]
+    assert {"train/gradient_norm", "train/mfu", "train/memory_bytes", "validation/bits_per_byte"} <= set(found.Tags()["scalars"])
+
+
 def test_two_machines_make_the_model_of_one_and_only_the_first_logs(inputs, tmp_path):
     one = pretrain(inputs, tmp_path / "one")
     second = threading.Thread(target=start_second_machine, args=[tmp_path])

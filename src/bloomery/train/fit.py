@@ -232,8 +232,7 @@ def _use_of_machine(model: Transformer, batches: Sequence[B], report: StepReport
 
 def _stop_if_asked(state: TrainState, run: Run[B], snapshots: Snapshots, runtime: Runtime) -> None:
     # All processes stop before the same step: one that went on would wait for the others for ever.
-    asked = torch.tensor(float(runtime.stop_requested()), device=state.model.device)
-    if dist.all_reduce_sum(asked).item() > 0:
+    if dist.maximum(runtime.stop_requested()):
         snapshots.save(state)
         dist.barrier()
         raise Stopped(f"stopped by SIGTERM after step {state.step} of {run.num_steps}, which is saved.")
@@ -243,9 +242,8 @@ def _answer_spike(state: TrainState, run: Run[B], report: StepReport, snapshots:
     """Tells of a step that was left out, and rolls back if it is time to; by how many steps."""
     before, data_step = state.step, state.data_step - 1
     window = run.window_of_step(data_step) if run.window_of_step is not None else {}
-    words = "".join(f", {name} {value}" for name, value in window.items())
     if dist.rank() == 0:
-        log.warning("step %d is left out (step %d of the data%s): %s", before, data_step, words, report.reason)
+        log.warning("step %d is left out (step %d of the data, whose rows metrics.jsonl names): %s", before, data_step, report.reason)
         where = {f"spike/{name}": str(value) for name, value in window.items()}
         numbers = {"step": before, "tokens": state.tokens, "spike/data_step": data_step}
         runtime.metrics.write({**numbers, "spike/reason": report.reason, **where})

@@ -251,7 +251,7 @@ def test_validation_speaks_of_each_source(
 def test_of_many_sources_the_last_are_logged_together(
     tmp_path: Path, tiny_tokens: Path, other_tokens: Path, tiny_tokenizer: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("bloomery.stages.pretrain.MAX_LOGGED_SOURCES", 2)
+    monkeypatch.setattr("bloomery.tokens.sources.MAX_LOGGED_SOURCES", 2)
     runtime = Runtime(metrics=MetricsLog(tmp_path / "metrics.jsonl"), quiet=True)
     config = TINY.model_copy(update={"tokens": 1024, "names": ["a", "b", "c"], "mixture": {"a": 1, "b": 1, "c": 2}})
     folders = [tiny_tokens, other_tokens, tiny_tokens]

@@ -41,6 +41,8 @@ def prepare_model(model: Transformer, *, precision: Precision, launch: Launch, d
         use_installed_kernels(device)
     model.recompute_layers = launch.activation_checkpointing == "full"
     model.compiled = launch.compile == "on" or (launch.compile == "auto" and device.type == "cuda")
+    if model.compiled and device.type == "cpu":
+        torch.use_deterministic_algorithms(True)  # else the compiler sums over threads in the order in which they end
     if model.compiled:
         torch._dynamo.config.cache_size_limit = max(64, torch._dynamo.config.cache_size_limit)
         for layer in model.model.layers:

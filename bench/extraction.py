@@ -30,7 +30,7 @@ from resiliparse.parse.html import HTMLTree
 from bloomery.core.files import write_text
 from bloomery.curate.block_training import BlockTrainingConfig, assign_folds, make_example, site_of, train_blocks
 from bloomery.curate.blocks import SHIPPED_MODEL, dump_model
-from bloomery.curate.extract import decode_bytes, extract_blocks
+from bloomery.curate.extract import decode_bytes, encode_bytes, extract_blocks
 from bloomery.curate.warc import Capture, read_captures
 
 WORD = re.compile(r"\w+")
@@ -66,6 +66,7 @@ class Labelled:
     def __init__(self, capture: Capture, gold: str, kind: str) -> None:
         self.capture, self.gold, self.kind = capture, gold, kind
         self.html = decode_bytes(capture.body, charset=capture.charset).text
+        self.utf8 = encode_bytes(capture.body, charset=capture.charset).utf8
 
 
 def read_pages(archive: Path, truth: Path, column: str) -> list[Labelled]:
@@ -113,7 +114,7 @@ def peers(pages: list[Labelled], cache: Path, name: str) -> dict[str, list[str]]
 def report(title: str, pages: list[Labelled], texts: dict[str, list[str]], models: list[Path]) -> None:
     """Prints F1 by kind of page."""
     order = sorted(range(len(pages)), key=lambda i: str(models[i]))  # one model after another: two are held at a time
-    ours = {i: extract_blocks(str(HTMLTree.parse(pages[i].html)), model=models[i]) for i in order}
+    ours = {i: extract_blocks(pages[i].utf8, model=models[i]) for i in order}
     columns = {"bloomery": [ours[i] for i in range(len(pages))], **texts}
     rows: dict[str, list[list[float]]] = defaultdict(list)
     pooled = {name: np.zeros(3) for name in columns}
@@ -144,7 +145,7 @@ def f1(counts: "tuple[int, int, int] | np.ndarray") -> float:
 def measure_speed(name: str, pages: list[Labelled]) -> None:
     """Prints seconds a page and the ratio, medians over the pages and totals."""
     extractors: dict[str, Callable[[str], object]] = {
-        "bloomery": lambda html: extract_blocks(str(HTMLTree.parse(html))),
+        "bloomery": lambda html: extract_blocks(html.encode()),
         "resiliparse": lambda html: extract_plain_text(HTMLTree.parse(html), main_content=True),
         "trafilatura": lambda html: trafilatura.extract(html),
     }

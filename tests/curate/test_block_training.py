@@ -44,7 +44,7 @@ def test_a_model_of_twelve_sites_finds_the_content_of_a_thirteenth(tmp_path):
     assert model["class_words"]["story"] > 0 > model["class_words"]["offer"]
     for number in (12, 13):
         _, page, gold = site(number)
-        assert extract_blocks(page, model=path).split("\n\n") == gold.split("\n")
+        assert extract_blocks(page.encode(), model=path).split("\n\n") == gold.split("\n")
 
 
 def test_training_twice_gives_the_same_bytes():

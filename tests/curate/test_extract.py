@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from resiliparse.parse.html import HTMLTree
 
+from bloomery.curate.deadline import Helper
 from bloomery.curate.extract import (
     MAX_EFFORT,
     ExtractConfig,
@@ -79,10 +80,10 @@ def test_signatures_and_docstrings_of_a_pydoc_page_stay_on_lines_of_their_own():
 
 
 def test_hostile_pages_are_refused_before_they_are_parsed():
-    config = ExtractConfig(max_html_bytes=1 << 20)
+    config, parsing = ExtractConfig(max_html_bytes=1 << 20), ExtractConfig(extractor="resiliparse")
     deep = extract_page(page(b"<div>" * 5000 + b"hello"), config)
     assert isinstance(deep, Refused) and (deep.rule, deep.value) == ("nested_too_deeply", 5000.0)
-    wide = extract_page(page(b"<p " + b"".join(b"a%d=1 " % i for i in range(3000)) + b">hello"), config)
+    wide = extract_page(page(b"<p " + b"".join(b"a%d=1 " % i for i in range(3000)) + b">hello"), parsing)
     assert isinstance(wide, Refused) and (wide.rule, wide.value) == ("too_many_attributes", 3000.0)
     large = extract_page(page(b"<p>" + b"hello " * 200_000), config)
     assert isinstance(large, Refused) and large.rule == "html_too_large"
@@ -116,15 +117,17 @@ def sleep_over(html: str, seconds: float) -> str:
 
 
 def test_an_extractor_that_does_not_end_is_a_ledger_row_and_the_next_page_is_read():
-    assert run_within(0.2, sleep_over, "slow", 1000.0) == Refused("deadline", None, 0.2, "not extracted within 0.2 s")
-    assert run_within(60, sleep_over, "quick", 1000.0) == "done"
+    helper = Helper(sleep_over, ("rehearsal", 0.0))
+    assert run_within(0.2, helper, "slow", 1000.0) == Refused("deadline", None, 0.2, "not extracted within 0.2 s")
+    assert run_within(60, helper, "quick", 1000.0) == "done"
+    helper.close()
 
 
 def test_formatting_that_every_paragraph_opens_again_ends_at_the_deadline():
     # 900 open elements times 2,000 paragraphs, out of 30 kB; no cap on nesting sees it, as a paragraph closes the last.
     bomb = b"".join(b"<p><b id=%d>" % i for i in range(900)) + b"<p>x" * 2000
     assert measure_markup(bomb.decode()).effort > MAX_EFFORT
-    result = extract_page(page(bomb * 4), ExtractConfig(max_seconds=0.5, max_nesting=10_000))
+    result = extract_page(page(bomb * 4), ExtractConfig(extractor="resiliparse", max_seconds=0.5, max_nesting=10_000))
     assert isinstance(result, Refused) and (result.rule, result.threshold) == ("deadline", 0.5)
 
 

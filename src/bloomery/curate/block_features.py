@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bloomery.curate.html_kernels import (
+from bloomery.curate.html_tags import (
     B_BREAKS,
     B_CAPITALS,
     B_CODE_CHARS,
@@ -34,10 +34,10 @@ from bloomery.curate.html_kernels import (
     E_PARENT,
     E_SIGNATURE,
     E_TAG,
-    FNV_PRIME,
     GROUPS,
 )
-from bloomery.curate.kernels import compiled
+from bloomery.curate.kernels import FNV_PRIME, compiled
+from bloomery.curate.page_facts import HINTS
 
 OWN = [
     "log_chars",
@@ -108,11 +108,6 @@ PAGE = [
 ]
 
 HEADING = ["steps_to_h1", "h1_container_fraction", "h1_container_blocks"]
-HINTS = [
-    "og_article", "og_product", "og_other", "published", "article", "product", "forum", "collection", "questions", "shop", "board", "json"
-]  # fmt: skip
-"""What a page says of its own kind in its head and its JSON-LD, see `blocks.page_hints`."""
-
 FEATURES: list[str] = [
     *(f"own/{name}" for name in OWN),
     *(f"path/{name}" for name in PATH),
@@ -213,7 +208,7 @@ def _climb_to(elements, element, block):  # type: ignore[no-untyped-def]  # comp
 
 @compiled
 def measure_blocks(blocks, odds, elements, element_odds, bits, hints):  # type: ignore[no-untyped-def]  # compiled
-    """The features of every block of a page, as `find_blocks` returns them (float32, blocks x FEATURES)."""
+    """The features of every block of a page, as `cut_blocks` returns them (float32, blocks x FEATURES)."""
     n = len(blocks)
     out = np.zeros((n, NUM_FEATURES), np.float32)
     if n == 0:

@@ -14,7 +14,6 @@ from urllib.parse import urlsplit
 
 import numpy as np
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
-from resiliparse.parse.html import HTMLTree
 from sklearn.ensemble import HistGradientBoostingClassifier
 
 from bloomery.core.config import Config
@@ -23,16 +22,18 @@ from bloomery.core.errors import DataError
 from bloomery.core.files import read_jsonl
 from bloomery.curate.block_features import FEATURES, SCORE_FEATURES, measure_scores
 from bloomery.curate.block_labels import WORD, label_blocks
-from bloomery.curate.blocks import FORMAT, Floats, Page, Words, cut_page, make_forest, make_words, measure_page, score_rows
-from bloomery.curate.extract import decode_bytes
-from bloomery.curate.html_kernels import B_START, B_STOP, E_ATTRIBUTES, E_FIRST, E_LAST
+from bloomery.curate.blocks import FORMAT, NO_WORDS, Floats, Page, Words, cut_page, make_forest, make_words, measure_page, score_rows
+from bloomery.curate.extract import encode_bytes
+from bloomery.curate.html_kernels import MAX_VALUE, skip_tag
+from bloomery.curate.html_tags import B_START, B_STOP, E_ATTRIBUTES, E_FIRST, E_LAST
 from bloomery.curate.warc import Capture, read_captures
 
 GOLD_COLUMNS = ("main_content", "articleBody", "text")
 LOG = Callable[[str], None]
 
-_ATTRIBUTE = re.compile(rb'\s(?:class|id|role|itemprop|data-testid)="([^"]{0,400})')
-_HIDDEN = re.compile(rb'display: ?none|\shidden=|aria-hidden="true"')
+_ATTRIBUTE = re.compile(rb"""([^\s=>/][^\s=>]{0,40})(?:\s{0,99}=\s{0,99}(?:"([^"]*)|'([^']*)|([^\s>]*)))?""", re.I)
+_NAMED = frozenset((b"class", b"id", b"role", b"itemprop", b"data-testid"))
+_DISPLAY_NONE = re.compile(rb"display\s*:\s*none", re.I)
 _LETTERS = re.compile(rb"[A-Za-z]+")
 _TURN = re.compile(rb"(?<=[a-z])(?=[A-Z])")
 _TEXT_WORD = re.compile(r"[a-z0-9\u0080-\U0010ffff][a-z0-9'\u0080-\U0010ffff]*")
@@ -61,10 +62,10 @@ class BlockTrainingConfig(Config):
 
 
 class Example(NamedTuple):
-    """A page to learn from: its serialised HTML, the share of each block's words in the gold text, words of that text."""
+    """A page to learn from: its UTF-8, the share of each block's words in the gold text, words of that text."""
 
     url: str
-    html: str
+    html: bytes
     labels: Floats
     gold_words: int
 
@@ -102,8 +103,8 @@ def _read_truth(path: Path) -> Iterator[Mapping[str, Any]]:
 
 def make_example(capture: Capture, gold: str) -> Example:
     """One page with its labels."""
-    html = str(HTMLTree.parse(decode_bytes(capture.body, charset=capture.charset).text))
-    return Example(capture.url, html, label_blocks(block_texts(cut_page(html, make_words({}, {}))), gold), len(WORD.findall(gold)))
+    html = encode_bytes(capture.body, charset=capture.charset).utf8
+    return Example(capture.url, html, label_blocks(block_texts(cut_page(html, NO_WORDS)), gold), len(WORD.findall(gold)))
 
 
 def train_blocks(examples: Sequence[Example], config: BlockTrainingConfig, *, about: Mapping[str, Any], log: LOG) -> dict[str, Any]:
@@ -125,13 +126,13 @@ def train_blocks(examples: Sequence[Example], config: BlockTrainingConfig, *, ab
             if hidden:
                 rows[i][:, FEATURES.index("own/capital_fraction")] = 0
     log("features of the first round")
-    labels, weights = [example.labels for example in examples], [block_weights(example, make_words({}, {})) for example in examples]
+    labels, weights = [example.labels for example in examples], [block_weights(example, NO_WORDS) for example in examples]
     first = [
         fit_trees(rows, labels, weights, np.flatnonzero(folds != fold), config, trees=config.first_trees) for fold in range(config.folds)
     ]
     log("first round, out of fold")
     for i, example in enumerate(examples):
-        page = cut_page(example.html, make_words({}, {}))
+        page = cut_page(example.html, NO_WORDS)
         scores = score_rows(rows[i], make_forest(first[folds[i]][0], first[folds[i]][1], FEATURES))
         rows[i] = np.hstack((rows[i], measure_scores(page.blocks, page.elements, scores)))
     everything = np.arange(len(examples))
@@ -184,15 +185,14 @@ def assign_folds(names: Sequence[str], folds: int, seed: int) -> np.ndarray[Any,
 
 def count_words(example: Example) -> WordCounts:
     """How much of each class word (characters inside) and text word (blocks with it) of a page is content."""
-    page = cut_page(example.html, make_words({}, {}))
-    data = example.html.encode("utf-8", "replace")
+    page = cut_page(example.html, NO_WORDS)
     chars = (page.blocks[:, B_STOP] - page.blocks[:, B_START]).astype(np.float64)
     total, inside = np.concatenate(([0.0], np.cumsum(chars))), np.concatenate(([0.0], np.cumsum(chars * example.labels)))
     classes: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
     for element in page.elements[1:]:
         first, last = element[E_FIRST], element[E_LAST]
         if last > first:
-            for word in class_words(data, int(element[E_ATTRIBUTES])):
+            for word in class_words(example.html, int(element[E_ATTRIBUTES])):
                 classes[word][0] += inside[last] - inside[first]
                 classes[word][1] += total[last] - total[first]
     text: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
@@ -205,11 +205,15 @@ def count_words(example: Example) -> WordCounts:
 
 def class_words(data: bytes, at: int) -> set[str]:
     """The words of the attributes of the tag whose attributes begin at `at`, as `html_kernels.read_attributes` reads them."""
-    tag = data[at : data.find(b">", at)]
-    found = {"displaynone"} if _HIDDEN.search(tag) else set()
-    for value in _ATTRIBUTE.findall(tag):
-        for run in _LETTERS.findall(value):
-            found.update(part.lower().decode() for part in _TURN.split(run))
+    found: set[str] = set()
+    tag = data[at : int(skip_tag(np.frombuffer(data, np.uint8), at, len(data))) - 1]
+    for attribute, *values in _ATTRIBUTE.findall(tag):
+        name, value = attribute.lower(), b"".join(values)
+        if name in _NAMED:
+            for run in _LETTERS.findall(value[:MAX_VALUE]):
+                found.update(part.lower().decode() for part in _TURN.split(run))
+        elif name == b"hidden" or (name == b"aria-hidden" and len(value) == 4) or (name == b"style" and _DISPLAY_NONE.search(value)):
+            found.add("displaynone")
     return found
 
 

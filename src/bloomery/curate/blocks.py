@@ -1,8 +1,8 @@
 """The block classifier: which blocks of a page are its content, and their text.
 
-A page's blocks (`html_kernels`) are measured (`block_features`), scored by two rounds of boosted trees (the second also
+A page's blocks (`block_kernels`) are measured (`block_features`), scored by two rounds of boosted trees (the second also
 sees the first one's scores of what stands around a block), and the set of blocks is kept that has the highest expected
-word F1. All of it runs on one serialised tree in compiled passes: about a tenth of trafilatura's time.
+word F1. All of it are compiled passes over the bytes.
 
 The shipped model is `extraction_model.json`: class words and text words with their log-odds, and trees as nested lists
 `[feature, threshold, if at most, if more]`, so that one can read what it does. `train_extractor` makes another.
@@ -10,8 +10,7 @@ The shipped model is `extraction_model.json`: class words and text words with th
 
 import functools
 import json
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple  # Any: trees are nested lists of JSON
 
@@ -19,32 +18,33 @@ import numpy as np
 
 from bloomery.core.errors import DataError
 from bloomery.core.files import read_json
-from bloomery.curate.block_features import FEATURES, HINTS, SCORE_FEATURES, measure_blocks, measure_scores
-from bloomery.curate.html_kernels import (
+from bloomery.curate.block_features import FEATURES, SCORE_FEATURES, measure_blocks, measure_scores
+from bloomery.curate.block_kernels import cut_blocks, find_copies
+from bloomery.curate.html_tags import (
     B_ELEMENT,
     B_KIND,
     B_START,
     B_STOP,
     B_WORDS,
-    BLOCK,
     CODE,
     E_DEPTH,
     E_FIRST,
     E_LAST,
-    E_PARENT,
-    E_TAG,
+    E_QUOTED,
     GROUPS,
     NAMED,
-    TAG_GROUPS,
-    TAGS,
     WORD_GROUPS,
-    find_blocks,
-    find_copies,
+    entity_table,
+    hash_word,
+    open_table,
+    tag_table,
 )
 from bloomery.curate.kernels import compiled
+from bloomery.curate.page_facts import HINTS, PageFacts, read_facts, read_hints
 
 FORMAT = "bloomery blocks 1"
 SHIPPED_MODEL = Path(__file__).parent / "extraction_model.json"
+MAX_NESTING = 1000
 MAX_BLOCKS = 40_000
 """Blocks of a page that are judged; a page has 250 on average. What stands behind them is left out."""
 LISTED = ("li", "tr", "dt", "dd")
@@ -61,16 +61,11 @@ MAX_LEAVES = 64
 ROWS_AT_ONCE = 1024
 """Rows whose columns stay in the processor's cache while all trees look at them."""
 
-MAX_HEAD, MAX_JSON = 100_000, 100_000
-_JSON_TYPE = re.compile(r'"@type"\s{0,3}:\s{0,3}\[?"(\w{3,40})"')
-_BOARD = re.compile(b'content="(?:discourse|vbulletin|phpbb|xenforo|mybb|invision|flarum|nodebb)')
-_BOARD_NAMES = (b"vbulletin", b"phpbb", b"xenforo")
-
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 
 class Page(NamedTuple):
-    """A page cut into blocks: the arrays that `find_blocks` returns."""
+    """A page cut into blocks: the arrays that `cut_blocks` returns, and what the page says of itself."""
 
     text: np.ndarray[Any, np.dtype[np.uint8]]
     blocks: np.ndarray[Any, np.dtype[np.int64]]
@@ -79,7 +74,10 @@ class Page(NamedTuple):
     element_odds: Floats
     bits: np.ndarray[Any, np.dtype[np.uint64]]
     hints: np.ndarray[Any, np.dtype[np.float32]]
-    """What the page says of its own kind, see `page_hints`."""
+    """What the page says of its own kind, see `page_facts.read_hints`."""
+    facts: PageFacts
+    nesting: int
+    """The most elements that were open inside one another; of more than `max_nesting` nothing is in the arrays."""
 
 
 class Forest(NamedTuple):
@@ -134,54 +132,22 @@ def block_model(path: Path) -> BlockModel:
     return load_block_model(path)
 
 
-def cut_page(html: str, words: Words) -> Page:
-    """The blocks of serialised HTML (`str(HTMLTree)`)."""
-    encoded = html.encode("utf-8", "replace")
+def cut_page(encoded: bytes, words: Words, *, max_nesting: int = MAX_NESTING) -> Page:
+    """The blocks of a page in UTF-8, and what it says of itself."""
     data = np.frombuffer(encoded, np.uint8)
     hidden = np.uint64(hash_word("displaynone"))
-    text, blocks, odds, elements, element_odds, bits = find_blocks(data, tag_table(), words.classes, words.text, hidden, MAX_BLOCKS)
-    return Page(text, blocks, odds, elements, element_odds, bits, page_hints(html, encoded))
+    cut = cut_blocks(data, tag_table(), words.classes, words.text, entity_table(), hidden, MAX_BLOCKS, max_nesting)
+    text, blocks, odds, elements, element_odds, bits, marks, nesting = cut
+    facts = read_facts(encoded, marks)
+    return Page(text, blocks, odds, elements, element_odds, bits, read_hints(facts), facts, nesting)
 
 
 def measure_page(page: Page) -> np.ndarray[Any, np.dtype[np.float32]]:
     """The first round's features of a page's blocks."""
-    features: np.ndarray[Any, np.dtype[np.float32]] = measure_blocks(*page[1:])
-    return features
-
-
-def page_hints(html: str, encoded: bytes) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """HINTS of serialised HTML and of its UTF-8: og:type, JSON-LD types, marks of shops and boards."""
-    end = encoded.find(b"</head", 0, MAX_HEAD)
-    head = encoded[:end] if end > 0 else html[: max(html.find("</head", 0, MAX_HEAD), 0) or MAX_HEAD].encode("utf-8", "replace")
-    plain = head.lower()
-    at = head.find(b"og:type")
-    og = b""
-    if at >= 0:
-        before, behind = head[max(at - 240, 0) : at].decode("utf-8", "ignore"), head[at : at + 240].decode("utf-8", "ignore")
-        og = (before[-60:] + behind[:60]).lower().encode()
-    said = ""
-    at = encoded.find(b"ld+json")
-    while at >= 0 and len(said) < MAX_JSON:
-        end = encoded.find(b"</script", at, at + MAX_JSON)
-        said += encoded[at:end].decode("utf-8") if end >= 0 else ""
-        at = encoded.find(b"ld+json", max(end, at + 1))
-    kinds = set(_JSON_TYPE.findall(said))
-    og_kind = "article" if b"article" in og else "product" if b"product" in og else "other" if og else ""
-    hints = (
-        og_kind == "article",
-        og_kind == "product",
-        og_kind == "other",
-        b"article:published_time" in head,
-        bool(kinds & {"Article", "NewsArticle", "BlogPosting", "ReportageNewsArticle", "TechArticle"}),
-        bool(kinds & {"Product", "ProductGroup"}),
-        bool(kinds & {"DiscussionForumPosting", "QAPage", "Question"}),
-        bool(kinds & {"CollectionPage", "ItemList", "OfferCatalog"}),
-        "FAQPage" in kinds,
-        b"shopify" in head,
-        _BOARD.search(plain) is not None or any(name in plain for name in _BOARD_NAMES),
-        bool(kinds),
+    features: np.ndarray[Any, np.dtype[np.float32]] = measure_blocks(
+        page.blocks, page.odds, page.elements, page.element_odds, page.bits, page.hints
     )
-    return np.array(hints, np.float32)
+    return features
 
 
 def score_blocks(page: Page, model: BlockModel) -> Floats:
@@ -308,37 +274,20 @@ def make_words(class_odds: Mapping[str, float], text_odds: Mapping[str, float]) 
         for word in spelled.split():
             group_of[word] = group_of.get(word, 0) | 1 << GROUPS.index(group)
     words = sorted({*group_of, *class_odds})
-    keys, order = _open_table([hash_word(word) for word in words])
+    keys, order = open_table([hash_word(word) for word in words])
     groups, odds = np.zeros(len(keys), np.uint64), np.zeros(len(keys), np.float64)
     for place, number in order:
         groups[place], odds[place] = group_of.get(words[number], 0), class_odds.get(words[number], 0.0)
     text_words = sorted(text_odds)
-    text_keys, text_order = _open_table([hash_word(word) for word in text_words])
+    text_keys, text_order = open_table([hash_word(word) for word in text_words])
     values = np.zeros(len(text_keys), np.float64)
     for place, number in text_order:
         values[place] = text_odds[text_words[number]]
     return Words((keys, groups, odds), (text_keys, values))
 
 
-@functools.cache
-def tag_table() -> tuple[np.ndarray[Any, Any], ...]:
-    """What `find_blocks` knows of tags: (keys, codes, kinds, bits of groups)."""
-    names = sorted({*TAGS, *NAMED})
-    keys, order = _open_table([_pack(name) for name in names])
-    codes, kinds, bits = np.zeros(len(keys), np.int64), np.full(len(keys), BLOCK, np.int64), np.zeros(len(keys), np.uint64)
-    for place, number in order:
-        name = names[number]
-        codes[place], kinds[place] = CODE.get(name, 0), TAGS.get(name, BLOCK)
-        bits[place] = 1 << GROUPS.index(f"<{name}>") if name in TAG_GROUPS else 0
-    return keys, codes, kinds, bits
-
-
-def hash_word(word: str) -> int:
-    """The FNV-1a hash by which the kernels know a word."""
-    state = 0xCBF29CE484222325
-    for byte in word.encode():
-        state = (state ^ byte) * 0x100000001B3 & 0xFFFFFFFFFFFFFFFF
-    return state
+NO_WORDS = make_words({}, {})
+"""Of no word anything is known but its group."""
 
 
 def dump_model(model: Mapping[str, Any]) -> str:
@@ -420,29 +369,4 @@ def _mark(text: str, kind: str, page: Page, element: int, format: Literal["text"
         return text
     if kind in ("h1", "h2", "h3", "h4", "h5", "h6"):
         return f"{'#' * int(kind[1])} {' '.join(text.split())}"
-    while element:
-        if page.elements[element, E_TAG] == CODE["blockquote"]:
-            return "> " + text.replace("\n", "\n> ")
-        element = page.elements[element, E_PARENT]
-    return text
-
-
-def _open_table(hashes: Sequence[int]) -> tuple[np.ndarray[Any, np.dtype[np.uint64]], Iterable[tuple[int, int]]]:
-    size = 1 << max(4, (3 * len(hashes)).bit_length())
-    keys = np.zeros(size, np.uint64)
-    order = []
-    for number, key in enumerate(hashes):
-        at = (key ^ key >> 29) & size - 1
-        while keys[at]:
-            assert int(keys[at]) != key, f"two words have the hash {key}"
-            at = at + 1 & size - 1
-        keys[at] = key
-        order.append((at, number))
-    return keys, order
-
-
-def _pack(name: str) -> int:
-    packed = 0
-    for byte in name.encode():
-        packed = (packed << 8 | byte) & 0xFFFFFFFFFFFFFFFF
-    return packed
+    return "> " + text.replace("\n", "\n> ") if page.elements[element, E_QUOTED] else text

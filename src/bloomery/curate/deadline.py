@@ -66,22 +66,28 @@ class Helper:
         self._active: _Served | None = None
         self._spare: _Served | None = None
 
+    def start(self) -> None:
+        """Starts both processes and waits until the first is ready, so that no call is charged with it. Raises HelperDied."""
+        if self._active is None:
+            self._active, self._spare = _Served(self._function, self._rehearsal), _Served(self._function, self._rehearsal)
+            try:
+                is_ready = self._active.wait(START_SECONDS)
+            except (EOFError, ConnectionError) as error:
+                self.close()
+                raise HelperDied from error
+            if not is_ready:
+                self.close()
+                raise HelperDied
+
     def call(self, *arguments: Any, seconds: float) -> Any:
         """The function's result. Raises OutOfTime or HelperDied.
 
-        `seconds` are for the call and for waiting for a helper that is still starting; only the very first start, when
-        there is none, is not counted.
+        `seconds` are for the call and for waiting for a spare one that is still starting, not for `start`.
         """
-        is_first = self._active is None and self._spare is None
-        self._active = self._active or self._spare or _Served(self._function, self._rehearsal)
-        self._spare = None if self._spare is self._active else self._spare
+        self.start()
+        assert self._active is not None, "started above"
+        until = time.monotonic() + seconds
         try:
-            if is_first and not self._active.wait(START_SECONDS):
-                self.close()
-                raise HelperDied
-            until = time.monotonic() + seconds
-            if self._spare is None:
-                self._spare = _Served(self._function, self._rehearsal)
             if not self._active.wait(max(seconds, 0.0)):
                 raise OutOfTime  # it may go on starting: no page is in it
             self._active.connection.send(arguments)

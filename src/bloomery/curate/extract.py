@@ -1,15 +1,13 @@
 """From the bytes of a page to its text: charset, refusal of hostile markup, main content, tidy lines, what it says of itself.
 
-Resiliparse parses; the block classifier (`blocks.py`) says which blocks are content. A page passes three gates: a linear
-pre-scan refuses nesting, attributes and sizes that no page has; a page that could still cost a parser much, by the same
-scan, is parsed in a helper process with a deadline (`deadline.py`); all others in this process.
+The block classifier (`blocks.py`) reads the bytes themselves, in time linear in them, whatever they are. The other two
+extractors are parsers that a page can hold for ever: for them a linear pre-scan refuses nesting and attributes that no page
+has, and what could still cost much, by the same scan, is parsed in a helper process with a deadline (`deadline.py`).
 """
 
 import codecs
-import functools
 import importlib
 import re
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -22,9 +20,10 @@ from resiliparse.parse.html import HTMLTree
 
 from bloomery.core.config import Config
 from bloomery.core.errors import ConfigError
-from bloomery.curate.blocks import SHIPPED_MODEL, block_model, cut_page, find_content, render_blocks
-from bloomery.curate.deadline import HelperDied, OutOfTime, helper_for
-from bloomery.curate.html_kernels import RAW_TEXT_TAGS, VOID_TAGS, measure_html, pack_tags
+from bloomery.curate.blocks import NO_WORDS, SHIPPED_MODEL, block_model, cut_page, find_content, render_blocks
+from bloomery.curate.deadline import Helper, HelperDied, OutOfTime, helper_for
+from bloomery.curate.html_kernels import measure_html
+from bloomery.curate.html_tags import shape_tags
 from bloomery.curate.metadata import read_metadata
 from bloomery.curate.normalize import NormalizeConfig, normalize_text
 from bloomery.curate.warc import Capture
@@ -38,6 +37,7 @@ TINY_MAIN_FRACTION = 0.1
 MAX_EFFORT = 1_500_000
 """Steps of the pre-scan's estimate above which a page is parsed in the helper process; an ordinary page has 100,000."""
 
+_MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 _META_CHARSET = re.compile(
     rb"<meta[^>]{0,300}?charset\s*=\s*[\"']?\s*([A-Za-z0-9_.:-]+)|<\?xml[^>]{0,100}?encoding\s*=\s*[\"']([A-Za-z0-9_.:-]+)", re.I
 )
@@ -87,9 +87,21 @@ class Refused(NamedTuple):
     detail: str = ""
 
 
+def prepare_extractor(config: ExtractConfig, *, model: Path = SHIPPED_MODEL) -> None:
+    """Loads what `extract_page` needs, and waits for its helper process, so that no page is charged with that.
+
+    Raises ConfigError or DataError if a package is missing or the model is none.
+    """
+    if config.extractor == "blocks":
+        block_model(model)
+        return
+    if config.extractor == "trafilatura":
+        load_trafilatura()
+    _parser(config).start()
+
+
 def extract_page(capture: Capture, config: ExtractConfig, *, model: Path = SHIPPED_MODEL) -> Extracted | Refused:
     """The main text of a capture, or why it has none. `model` is the block classifier's file or folder."""
-    started = time.monotonic()
     if capture.is_text:
         return _finish(Extracted(decode_bytes(capture.body, charset="utf-8").text, "", "utf-8"), config)
     if not capture.body:
@@ -98,38 +110,44 @@ def extract_page(capture: Capture, config: ExtractConfig, *, model: Path = SHIPP
         return Refused("not_html", detail=capture.media_type)
     if len(capture.body) > config.max_html_bytes:
         return Refused("html_too_large", len(capture.body), config.max_html_bytes)
-    decoded = decode_bytes(capture.body, charset=capture.charset)
+    page = encode_bytes(capture.body, charset=capture.charset)
     if capture.media_type == "text/plain":
-        return _finish(Extracted(decoded.text, "", decoded.encoding), config)
-    encoded = decoded.text.encode("utf-8", "replace")
+        return _finish(Extracted(page.utf8.decode("utf-8"), "", page.encoding), config)
+    trained = block_model(model) if config.extractor == "blocks" else None
+    cut = cut_page(page.utf8, trained.words if trained else NO_WORDS, max_nesting=config.max_nesting)
+    if cut.nesting > config.max_nesting:
+        return Refused("nested_too_deeply", float(cut.nesting), config.max_nesting)
+    text = render_blocks(cut, find_content(cut, trained), format=config.format) if trained else parse_page(page.utf8, config)
+    if isinstance(text, Refused):
+        return text
+    facts = read_metadata(cut.facts, encoded=page.utf8, url=capture.url)
+    return _finish(Extracted(text, facts.title, page.encoding, facts.author, facts.published), config)
+
+
+def extract_blocks(encoded: bytes, *, format: Literal["text", "markdown"] = "text", model: Path = SHIPPED_MODEL) -> str:
+    """The content of a page in UTF-8 by the block classifier, before it is normalised."""
+    trained = block_model(model)
+    page = cut_page(encoded, trained.words)
+    return render_blocks(page, find_content(page, trained), format=format)
+
+
+def parse_page(encoded: bytes, config: ExtractConfig) -> str | Refused:
+    """The content of a page in UTF-8 by an extractor with a parser, in the helper process if it could take long."""
     shape = measure_markup(encoded)
     refused = refuse_hostile_markup(shape, config)
     if refused is not None:
         return refused
-    arguments = (decoded.text, config.extractor, config.format, model)
-    if shape.effort <= MAX_EFFORT and config.extractor != "trafilatura":
-        text: str | Refused = extract_markup(*arguments)
-    else:
-        text = run_within(config.max_seconds, extract_markup, *arguments, started=started)
-    if isinstance(text, Refused):
-        return text
-    facts = read_metadata(decoded.text, url=capture.url, encoded=encoded)
-    return _finish(Extracted(text, facts.title, decoded.encoding, facts.author, facts.published), config)
+    html = encoded.decode("utf-8")
+    if shape.effort <= MAX_EFFORT and config.extractor == "resiliparse":
+        return extract_markup(html, config.extractor, config.format)
+    return run_within(config.max_seconds, _parser(config), html, config.extractor, config.format)
 
 
-def extract_markup(html: str, extractor: str, format: Literal["text", "markdown"], model: Path) -> str:
-    """The text of a page's content, before it is normalised."""
+def extract_markup(html: str, extractor: str, format: Literal["text", "markdown"]) -> str:
+    """The text of a page's content by Resiliparse or trafilatura, before it is normalised."""
     if extractor == "trafilatura":
         return str(load_trafilatura()(html, format=format))
-    tree = HTMLTree.parse(html)
-    return extract_plain(tree) if extractor == "resiliparse" else extract_blocks(str(tree), format=format, model=model)
-
-
-def extract_blocks(html: str, *, format: Literal["text", "markdown"] = "text", model: Path = SHIPPED_MODEL) -> str:
-    """The content of serialised HTML by the block classifier."""
-    trained = block_model(model)
-    page = cut_page(html, trained.words)
-    return render_blocks(page, find_content(page, trained), format=format)
+    return extract_plain(HTMLTree.parse(html))
 
 
 def extract_plain(tree: HTMLTree) -> str:
@@ -154,16 +172,18 @@ def load_trafilatura() -> Callable[..., str]:
     return extract
 
 
-def run_within(seconds: float, function: Callable[..., str], html: str, *arguments: object, started: float | None = None) -> str | Refused:
-    """`function(html, *arguments)` in the helper process, or that it did not end `seconds` after `started` (monotonic; now)."""
-    spent = 0.0 if started is None else time.monotonic() - started
-    helper = helper_for(function, "<p>rehearsal</p>", *arguments)
+def run_within(seconds: float, helper: Helper, *arguments: object) -> str | Refused:
+    """The helper's answer, or that it took longer than `seconds`."""
     try:
-        return str(helper.call(html, *arguments, seconds=seconds - spent))
+        return str(helper.call(*arguments, seconds=seconds))
     except OutOfTime:
         return Refused("deadline", None, seconds, f"not extracted within {seconds:g} s")
     except HelperDied:
         return Refused("parser_died", detail="the parser's process ended, out of memory or by a fault of its own")
+
+
+def _parser(config: ExtractConfig) -> Helper:
+    return helper_for(extract_markup, "<p>rehearsal</p>", config.extractor, config.format)
 
 
 class Shape(NamedTuple):
@@ -177,7 +197,7 @@ class Shape(NamedTuple):
 def measure_markup(html: str | bytes) -> Shape:
     """The shape of a page (its text or that in UTF-8), in one pass over its bytes before anything parses it."""
     encoded = html.encode("utf-8", "replace") if isinstance(html, str) else html
-    return Shape(*measure_html(np.frombuffer(encoded, np.uint8), *_packed_tags()))
+    return Shape(*measure_html(np.frombuffer(encoded, np.uint8), *shape_tags()))
 
 
 def refuse_hostile_markup(shape: Shape, config: ExtractConfig) -> Refused | None:
@@ -187,6 +207,21 @@ def refuse_hostile_markup(shape: Shape, config: ExtractConfig) -> Refused | None
     if shape.attributes > config.max_attributes:
         return Refused("too_many_attributes", float(shape.attributes), config.max_attributes)
     return None
+
+
+class Encoded(NamedTuple):
+    """A page's UTF-8, and the name of the encoding it was in."""
+
+    utf8: bytes
+    encoding: str
+
+
+def encode_bytes(body: bytes, *, charset: str | None) -> Encoded:
+    """The UTF-8 of a page's bytes, decoded as `decode_bytes` does."""
+    if not body.isascii() and not body.startswith(_MARKS) and _decode_strictly(body, "utf-8") is not None:
+        return Encoded(body, "utf-8")
+    decoded = decode_bytes(body, charset=charset)
+    return Encoded(decoded.text.encode("utf-8", "replace"), decoded.encoding)
 
 
 class Decoded(NamedTuple):
@@ -202,7 +237,7 @@ def decode_bytes(body: bytes, *, charset: str | None) -> Decoded:
     A declaration under which the bytes do not decode is passed over; and bytes that are valid UTF-8 with other than
     ASCII in them are UTF-8, whatever single-byte encoding is declared: no other encoding looks like that by chance.
     """
-    for mark, name in ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be")):
+    for mark, name in zip(_MARKS, ("utf-8", "utf-16-le", "utf-16-be"), strict=True):
         if body.startswith(mark):
             return Decoded(body[len(mark) :].decode(name, "replace"), name)
     utf8 = _decode_strictly(body, "utf-8")
@@ -219,11 +254,6 @@ def decode_bytes(body: bytes, *, charset: str | None) -> Decoded:
         return Decoded(utf8, "utf-8")
     guess = detect_encoding(body) or "utf-8"
     return Decoded(_decode_leniently(body, guess), guess)
-
-
-@functools.cache
-def _packed_tags() -> tuple[np.ndarray[tuple[int], np.dtype[np.uint64]], ...]:
-    return pack_tags(VOID_TAGS), pack_tags(RAW_TEXT_TAGS)
 
 
 def _finish(extracted: Extracted, config: ExtractConfig) -> Extracted | Refused:

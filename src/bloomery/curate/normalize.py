@@ -42,8 +42,13 @@ _SPACES = "\xa0\u1680\u2000-\u200a\u202f\u205f"
 _UNSEEN = f"\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\xad\u180e\u200b\u2060-\u2064\ufeff\ufff9-\ufffb{_BIDI}"
 _TAGS = "\U000e0000-\U000e007f"
 _SURROGATES = "\ud800-\udfff"
-_SPECIAL = re.compile(f"[{_UNSEEN}]+|[{_LINE_ENDS}]|[{_SPACES}]|[{_SURROGATES}]|[\u200c\u200d]|[{_TAGS}]+")
+_UNSEEN_RUN = re.compile(f"[{_UNSEEN}]+")
+_SPECIAL = re.compile(f"[{_LINE_ENDS}]|[{_SPACES}]|[{_SURROGATES}]|[{_TAGS}]+")
 _JOINERS = "\u200c\u200d"
+# Persian and the scripts of India spell with joiners; emoji are built with them. Between other letters they only hide.
+_SPELT_WITH_JOINERS = "\u0600-\u109f\u1780-\u18af\ua840-\uabff\ufb50-\ufefc"
+_PICTURES = "\u2190-\u2bff\ufe0f\U0001f000-\U0001faff"
+_IDLE_JOINER = re.compile(f"(?<![{_SPELT_WITH_JOINERS}])(?:\u200c|\u200d(?![{_PICTURES}])|(?<![{_PICTURES}])\u200d)")
 
 _LAYOUT_CELLS = re.compile(r"^[ \t]*\t\t[ \t]*", re.M)
 _MANY_BREAKS = re.compile(r"\n{3,}")
@@ -81,7 +86,9 @@ def normalize_text(text: str, config: NormalizeConfig = DEFAULT) -> str:
             data = _encode(text)
         if special.search(data) is None:
             break
-        text = _SPECIAL.sub(_replacement, text.replace("\xa0", " "))  # once more: what was parted may be mojibake now
+        # Unseen characters first and without a function called for each: a page can be made of them.
+        text = _IDLE_JOINER.sub("", _UNSEEN_RUN.sub("", text.replace("\xa0", " ")))
+        text = _SPECIAL.sub(_replacement, text)  # and once more: what was parted may be mojibake now
     return _tidy(unicodedata.normalize(config.form, _fold(text, config)))
 
 
@@ -106,27 +113,13 @@ def _drop_ascii_controls(text: str) -> str:
 
 def _replacement(match: re.Match[str]) -> str:
     found = match.group()
-    if found in _JOINERS:
-        return found if _joins(match.string, match.start()) else ""
     if found in _LINE_ENDS:
         return "\n"
     if "\ud800" <= found <= "\udfff":
         return "\ufffd"
     if "\U000e0000" <= found[0] <= "\U000e007f":  # tags: the flags of England, Scotland and Wales; elsewhere hidden text
         return found if match.string[match.start() - 1 : match.start()] == "\U0001f3f4" and found[-1] == "\U000e007f" else ""
-    return "" if unicodedata.category(found[0]) in ("Cc", "Cf") else " "
-
-
-def _joins(text: str, at: int) -> bool:
-    # Persian and the scripts of India spell with joiners; emoji are built with them. Between other letters they only hide.
-    before, after = text[at - 1 : at], text[at + 1 : at + 2]
-    if "\u0600" <= before <= "\u109f" or "\u1780" <= before <= "\u18af" or "\ua840" <= before <= "\uabff" or "\ufb50" <= before <= "\ufefc":
-        return True
-    return text[at] == "\u200d" and _is_pictorial(before) and _is_pictorial(after)
-
-
-def _is_pictorial(letter: str) -> bool:
-    return "\u2190" <= letter <= "\u2bff" or letter == "\ufe0f" or "\U0001f000" <= letter <= "\U0001faff"
+    return " "
 
 
 def _repair_mojibake(text: str) -> str:

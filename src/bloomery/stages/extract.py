@@ -17,7 +17,7 @@ from bloomery.core.documents import BATCH_BYTES, DOCUMENT_SUFFIXES, document_id,
 from bloomery.core.files import expand
 from bloomery.core.stage import Runtime, Slot, Stage
 from bloomery.curate.blocks import SHIPPED_MODEL, load_block_model
-from bloomery.curate.extract import ExtractConfig, Refused, extract_page, load_trafilatura
+from bloomery.curate.extract import ExtractConfig, Refused, extract_page, load_trafilatura, prepare_extractor
 from bloomery.curate.flow import Outcome, Shard, map_shards, number_shards, text_bytes
 from bloomery.curate.language import identify_language
 from bloomery.curate.ledger import ledger_row, ledger_table
@@ -43,6 +43,7 @@ def extract_file(config: ExtractConfig, model: Path, shard: Shard) -> Iterator[O
     if shard.source.name.endswith(DOCUMENT_SUFFIXES):
         yield from _pass_through(config, shard.source)
         return
+    prepare_extractor(config, model=model)
     rows: list[dict[str, Any]] = []
     dropped: list[dict[str, Any]] = []
     bytes_in, held = 0, 0
@@ -115,5 +116,5 @@ STAGE = Stage(
     run=extract,
     inputs={"pages": Slot("pages", many=True), "model": Slot("scorer", optional=True)},
     output="documents",
-    version=2,
+    version=3,
 )

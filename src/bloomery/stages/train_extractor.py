@@ -48,5 +48,5 @@ STAGE = Stage(
     run=train_extractor,
     inputs={"pages": Slot("pages", many=True), "truth": Slot("documents", many=True)},
     output="scorer",
-    version=1,
+    version=2,
 )

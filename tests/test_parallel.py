@@ -31,12 +31,12 @@ from bloomery.train.state import TrainState
 from bloomery.train.step import num_micro_batches, own_share, sum_losses, train_step
 
 NUM_STEPS, TOKENS = 20, 16
-SIZES = {"vocab_size": 50, "dim": 32, "num_heads": 4, "num_kv_heads": 2, "head_dim": 8, "mlp_dim": 48}
+SIZES = {"vocab_size": 50, "dim": 32, "num_heads": 8, "num_kv_heads": 4, "head_dim": 8, "mlp_dim": 48}
 ROWS = {"tied": 8, "deep": 8, "free": 7, "lora": 7}
 """Of a step of the models with tied output matrix (shallow, and deep enough for four stages), with a free one, and of one
 whose adapters alone are trained; 7 rows are four and three."""
 LAYERS = {"tied": 2, "deep": 4, "free": 2, "lora": 2}
-CONFIG = TrainingConfig(learning_rate=3e-5, embedding_learning_rate=3e-5, precision="fp32")
+CONFIG = TrainingConfig(learning_rate=2e-5, embedding_learning_rate=2e-5, precision="fp32")
 MICRO = {"micro_batch_tokens": 3 * TOKENS}
 """At most three rows at a time: four make two micro-batches and three make one, so that one process waits for the other."""
 
@@ -53,6 +53,7 @@ MODES: dict[int, dict[str, Launch]] = {
         "ddp": Launch(devices=4, **MICRO),
         "fsdp": Launch(devices=4, strategy="fsdp", **MICRO),
         "hsdp": Launch(devices=4, strategy="fsdp", replicas=2, **MICRO),
+        "tensor and sequence": Launch(devices=4, tensor=4),
         "ddp x tensor": Launch(devices=4, tensor=2, micro_batch_tokens=4 * TOKENS),
         "fsdp x tensor": Launch(devices=4, strategy="fsdp", tensor=2, micro_batch_tokens=4 * TOKENS),
         "pipeline": Launch(devices=4, pipeline=4, **MICRO),
@@ -194,7 +195,7 @@ def test_a_way_to_spread_the_model_changes_nothing_but_rounding(results: Path, w
     expected, weights = load_file(results / f"1 {model}.safetensors"), load_file(results / f"{world} {mode} {model}.safetensors")
     assert weights.keys() == expected.keys()
     for name, weight in weights.items():
-        torch.testing.assert_close(weight, expected[name], rtol=1e-5, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(weight, expected[name], rtol=1e-5, atol=5e-6, msg=lambda text, name=name: f"{name}: {text}")
 
 
 def test_a_run_that_goes_on_with_other_processes_in_other_ways_learns_the_same(results: Path) -> None:

@@ -12,6 +12,7 @@ layers * width * sequence for attention, the causal half not taken off) and the 
 
 import argparse
 import contextlib
+import importlib
 import importlib.util
 import json
 import resource
@@ -24,7 +25,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from bloomery.core.stage import Launch
 from bloomery.model.config import ModelConfig, ModelShape, count_params, flops_per_token, make_model_config
@@ -145,12 +145,13 @@ def our_step(config: ModelConfig, ids: torch.Tensor, *, optimizer: str, compile:
 
 def transformers_model(config: ModelConfig) -> Any:
     """LlamaForCausalLM of the same sizes."""
-    llama = LlamaConfig(
+    transformers = importlib.import_module("transformers")  # here, so that no other side has it in its memory
+    llama = transformers.LlamaConfig(
         vocab_size=config.vocab_size, hidden_size=config.dim, intermediate_size=config.mlp_dim, num_hidden_layers=config.num_layers,
         num_attention_heads=config.num_heads, num_key_value_heads=config.num_kv_heads, head_dim=config.head_dim,
         max_position_embeddings=config.max_positions, tie_word_embeddings=True, use_cache=False,
     )  # fmt: skip
-    return LlamaForCausalLM(llama)
+    return transformers.LlamaForCausalLM(llama)
 
 
 def nanogpt_model(config: ModelConfig, path: Path) -> Any:

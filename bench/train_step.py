@@ -53,10 +53,11 @@ def main() -> None:
     parser.add_argument("--sides", nargs="*", default=["ours", "ours-muon", "ours-eager", "transformers"])
     parser.add_argument("--nanogpt", type=Path, help="nanoGPT's model.py; leave out to leave it out")
     parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--selective", action="store_true", help="ours with activation_checkpointing = selective")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve:
-        return serve(arguments.serve, arguments.sizes[0], arguments.nanogpt)
+        return serve(arguments.serve, arguments.sizes[0], arguments.nanogpt, selective=arguments.selective)
     sides = [*arguments.sides, *(["nanogpt"] if arguments.nanogpt else [])]
     for size in arguments.sizes:
         compare(size, sides, arguments)
@@ -69,7 +70,7 @@ def compare(size: str, sides: list[str], arguments: argparse.Namespace) -> None:
     nanogpt = ["--nanogpt", str(arguments.nanogpt)] if arguments.nanogpt else []
     servers = {}
     for side in ("probe", *sides):  # one after another: they compile when they start
-        command = [sys.executable, __file__, "--serve", side, "--sizes", size, *nanogpt]
+        command = [sys.executable, __file__, "--serve", side, "--sizes", size, *nanogpt, *(["--selective"] if arguments.selective else [])]
         servers[side] = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         ask(servers[side])
         ask(servers[side])
@@ -102,7 +103,7 @@ def ask(server: "subprocess.Popen[str]") -> dict[str, float]:
     return answer
 
 
-def serve(side: str, size: str, nanogpt: Path | None) -> None:
+def serve(side: str, size: str, nanogpt: Path | None, *, selective: bool) -> None:
     """Answers each line with the time of one step and the memory the process has needed."""
     torch.set_num_threads(2)
     torch.manual_seed(0)
@@ -112,7 +113,12 @@ def serve(side: str, size: str, nanogpt: Path | None) -> None:
         a, b = (torch.randn(PROBE_SIZE, PROBE_SIZE).bfloat16() for _ in range(2))
         step: Step = lambda: a @ b  # three kinds of step, one name
     elif side.startswith("ours"):
-        step = our_step(config, ids, optimizer="muon" if side == "ours-muon" else "adamw", compile="off" if side == "ours-eager" else "on")
+        launch = (
+            Launch(compile="off")
+            if side == "ours-eager"
+            else Launch(compile="on", activation_checkpointing="selective" if selective else "none")
+        )
+        step = our_step(config, ids, optimizer="muon" if side == "ours-muon" else "adamw", launch=launch)
     else:
         model = transformers_model(config) if side == "transformers" else nanogpt_model(config, nanogpt)
         step = their_step(model, ids, side)
@@ -130,11 +136,11 @@ def model_config(size: str) -> tuple[ModelConfig, int, int]:
     return make_model_config(shape, vocab_size=VOCAB, max_positions=tokens), rows, tokens
 
 
-def our_step(config: ModelConfig, ids: torch.Tensor, *, optimizer: str, compile: str) -> Step:
+def our_step(config: ModelConfig, ids: torch.Tensor, *, optimizer: str, launch: Launch) -> Step:
     """A step as `pretrain` takes it."""
     keep_freed_memory()
     model, device = Transformer(config), torch.device("cpu")
-    prepare_model(model, precision="bf16", launch=Launch(compile=compile), device=device)
+    prepare_model(model, precision="bf16", launch=launch, device=device)
     optimizers = make_optimizers(model, name=optimizer, learning_rate=1e-3, embedding_learning_rate=1e-3, weight_decay=0.1)
     state = TrainState(model, optimizers)
     rows, tokens = ids[:, 1:].shape

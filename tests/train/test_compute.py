@@ -26,6 +26,8 @@ def settings_as_before() -> Iterator[None]:
     """What a compiled model on a CPU sets for its process ends with the test."""
     yield
     torch.use_deterministic_algorithms(False)
+    torch._functorch.config.activation_memory_budget = 1.0
+    torch._dynamo.reset()  # it would go on with layers that were compiled for another budget
 
 
 def make_batch() -> Batch:
@@ -55,6 +57,17 @@ def test_compiled_layers_and_loss_have_the_same_gradients_each_time() -> None:
     assert all(torch.equal(gradient(CONFIG, Launch(compile="on"))[1], found) for _ in range(3))
     assert compiled_loss == pytest.approx(loss, rel=1e-5)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_what_the_compiler_computes_again_has_the_same_gradients() -> None:
+    expected = gradient(CONFIG, Launch())[1]
+    found = gradient(CONFIG, Launch(compile="on", activation_checkpointing="selective"))[1]
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_selective_recomputation_without_a_compiler_says_what_to_do() -> None:
+    with pytest.raises(ConfigError, match="add compile = 'on'"):
+        gradient(CONFIG, Launch(activation_checkpointing="selective"))
 
 
 def test_float8_rounds_but_points_the_same_way_and_leaves_embeddings_alone() -> None:

@@ -79,8 +79,8 @@ class Launch(Config):
     """With "interleaved": runs of layers a process."""
     compile: Literal["auto", "on", "off"] = "auto"
     """Whether torch.compile makes the layers: "auto" on CUDA only, because on a CPU it takes a minute and a C++ compiler."""
-    activation_checkpointing: Literal["none", "full"] = "none"
-    """"full" keeps only what lies between layers for the backward pass, and computes the rest again."""
+    activation_checkpointing: Literal["none", "selective", "full"] = "none"
+    """"selective" computes again for the backward pass what is cheap (compiled layers only), "full" all but what lies between layers."""
     micro_batch_tokens: NonNegativeInt = 0
     """Places that go through the model at a time in each process; 0 = 8,192 on CPUs, as many as fit up to 65,536 on GPUs."""
     keep_snapshots: PositiveInt = 2

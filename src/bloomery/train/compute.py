@@ -35,7 +35,8 @@ FLOAT8_MIN_DIM = 1024
 def prepare_model(model: Transformer, *, precision: Precision, launch: Launch, device: torch.device) -> Launch:
     """Sets up a whole model, before it is spread over processes; returns the launch with its micro-batch decided.
 
-    Raises ConfigError for float8 where it cannot be.
+    Sets torch's compiler for the whole process (memory budget, deterministic sums on a CPU). Raises ConfigError for float8 or
+    selective recomputation where it cannot be.
     """
     model.compute_dtype = resolve_dtype(precision, device)
     if precision == "fp8":

@@ -46,7 +46,7 @@ CALLS_AT_IMPORT = {
     # making names, patterns, types and constants; nothing that touches the world
     "logging.getLogger", "re.compile", "TypeVar", "ParamSpec", "Path", "frozenset", "set", "dict", "dict.fromkeys",
     "list", "tuple", "range", "len", "sorted", "str", "int", "float", "bytes", "max", "min", "sum", "zip", "enumerate", "map",
-    "chr", "ord", "any", "all", "str.maketrans", "get_args", "int.from_bytes",
+    "chr", "ord", "StringConstraints", "any", "all", "str.maketrans", "get_args", "int.from_bytes",
     "NamedTuple", "TypedDict",
     "namedtuple", "MappingProxyType", "dataclass", "dataclasses.dataclass", "dataclasses.field", "field", "Field", "ConfigDict",
     "Slot", "Stage", "Annotated", "BeforeValidator", "AfterValidator", "PlainSerializer", "Literal", "math.log", "math.sqrt", "math.exp",

@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from bloomery.generate.engine import Engine, SamplingParams
+from bloomery.generate.engine import Engine
+from bloomery.generate.sampling import SamplingParams
 from bloomery.model.huggingface import load_model
 from bloomery.tokens.chat import render
 from bloomery.tokens.tokenizer import load_tokenizer

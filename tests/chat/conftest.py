@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from bloomery.chat.session import Session
-from bloomery.generate.engine import Engine, SamplingParams
+from bloomery.generate.engine import Engine
+from bloomery.generate.sampling import SamplingParams
 from bloomery.model.config import ModelConfig
 from bloomery.model.transformer import Transformer
 from bloomery.tokens.tokenizer import Tokenizer, load_tokenizer

@@ -5,7 +5,8 @@ import torch
 
 from bloomery.chat.session import Session
 from bloomery.core.errors import DataError
-from bloomery.generate.engine import Engine, SamplingParams
+from bloomery.generate.engine import Engine
+from bloomery.generate.sampling import SamplingParams
 from bloomery.model.transformer import Transformer
 from bloomery.tokens.chat import render
 from bloomery.tokens.tokenizer import Tokenizer

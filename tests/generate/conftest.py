@@ -1,6 +1,6 @@
 """A model of two layers with large weights, so that it is sure of something and greedy ties do not occur."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import pytest
@@ -13,11 +13,14 @@ from bloomery.model.transformer import Transformer
 
 @dataclass(frozen=True)
 class Ids:
-    """What the engine needs of a tokenizer."""
+    """What the engine needs of a tokenizer: token 3 is `a`, 4 is `b`, and so on."""
 
     end_id: int = 1
     pad_id: int = 2
     vocab_size: int = 40
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        return bytes(ord("a") + i - 3 for i in ids if i >= 3)
 
 
 @pytest.fixture(autouse=True)

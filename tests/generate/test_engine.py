@@ -10,9 +10,8 @@ import torch
 import transformers
 
 from bloomery.core.errors import DataError
-from bloomery.generate import engine as engine_module
-from bloomery.generate.engine import Engine, Sample, SamplingParams
-from bloomery.generate.sampling import draws
+from bloomery.generate.engine import Engine, Sample
+from bloomery.generate.sampling import SamplingParams, draws
 from bloomery.model.huggingface import save_model
 from bloomery.model.transformer import Transformer
 
@@ -86,15 +85,6 @@ def test_an_answer_does_not_depend_on_what_shares_its_batch(engine: Engine) -> N
     assert_same(engine.generate(prompts[10:33], SAMPLED, seeds=seeds[10:33]), together[10:33])
     for i in (0, 7, 41):
         assert_same(engine.generate([prompts[i]], SAMPLED, seeds=[i]), [together[i]])
-
-
-def test_small_groups_give_the_same_answers_as_large_ones(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    prompts = random_prompts(50)
-    large = engine.generate(prompts, SAMPLED, seeds=range(50))
-    monkeypatch.setattr(engine_module, "MAX_ROWS", 7)
-    assert_same(engine.generate(prompts, SAMPLED, seeds=range(50)), large)
-    monkeypatch.setattr(engine_module, "MAX_SLOTS", 100)
-    assert_same(engine.generate(prompts, SAMPLED, seeds=range(50)), large)
 
 
 def test_many_answers_to_one_prompt_are_as_if_each_were_asked_alone(engine: Engine, model: Transformer) -> None:

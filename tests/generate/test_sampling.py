@@ -8,18 +8,19 @@ import math
 import numpy as np
 import pytest
 import torch
+import transformers
 
-from bloomery.generate.sampling import choose, draws
+from bloomery.generate.sampling import SamplingParams, choose, draws
 
 
 def logits_of(*probabilities: float) -> torch.Tensor:
     return torch.tensor([probabilities]).log()
 
 
-def drawable(logits_BV: torch.Tensor, *, top_k: int = 0, top_p: float = 1.0, temperature: float = 1.0) -> list[float]:
+def drawable(logits_BV: torch.Tensor, *, seen: tuple[int, ...] = (), **how: float) -> list[float]:
     """The share of each token over an even grid of draws."""
-    grid = torch.linspace(0, 1, 10_001, dtype=torch.float64)[:-1]
-    tokens = choose(logits_BV.expand(10_000, -1), grid, temperature=temperature, top_k=top_k, top_p=top_p).token_B
+    grid, params = torch.linspace(0, 1, 10_001, dtype=torch.float64)[:-1], SamplingParams(max_tokens=1, **how)
+    tokens = choose(logits_BV.expand(10_000, -1), grid, [params] * 10_000, [seen] * 10_000).token_B
     return (tokens.bincount(minlength=logits_BV.shape[1]) / 10_000).tolist()
 
 
@@ -55,15 +56,50 @@ def test_top_p_counts_within_what_top_k_left() -> None:
     assert [token for token, share in enumerate(shares) if share > 0] == [2]
 
 
+@pytest.mark.parametrize(("min_p", "kept"), [(0.0, [0, 1, 2, 3]), (0.3, [1, 2, 3]), (0.6, [2, 3]), (1.0, [2])])
+def test_min_p_keeps_what_is_not_much_less_likely_than_the_likeliest(min_p: float, kept: list[int]) -> None:
+    shares = drawable(logits_of(0.1, 0.2, 0.4, 0.3), min_p=min_p)
+    assert [token for token, share in enumerate(shares) if share > 0] == kept
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs"),
+    [
+        ({"top_k": 3, "top_p": 0.8}, [transformers.TopKLogitsWarper(3), transformers.TopPLogitsWarper(0.8)]),
+        ({"min_p": 0.2, "top_k": 7}, [transformers.TopKLogitsWarper(7), transformers.MinPLogitsWarper(0.2)]),
+        ({"repetition_penalty": 1.7}, [transformers.RepetitionPenaltyLogitsProcessor(1.7)]),
+        ({"repetition_penalty": 0.5, "temperature": 0.7, "top_p": 0.6},
+         [transformers.RepetitionPenaltyLogitsProcessor(0.5), transformers.TemperatureLogitsWarper(0.7),
+          transformers.TopPLogitsWarper(0.6)]),
+    ],
+)  # fmt: skip
+def test_tokens_are_as_likely_as_transformers_makes_them(ours: dict[str, float], theirs: list[transformers.LogitsProcessor]) -> None:
+    logits_BV = torch.randn(1, 12, generator=torch.Generator().manual_seed(0))
+    scores_BV = transformers.LogitsProcessorList(theirs)(torch.tensor([[2, 5, 5, 9]]), logits_BV)
+    assert drawable(logits_BV, seen=(2, 5, 5, 9), **ours) == pytest.approx(scores_BV.softmax(-1)[0].tolist(), abs=2e-4)
+
+
+def test_rows_with_different_params_are_each_drawn_by_their_own() -> None:
+    logits_BV = logits_of(0.1, 0.2, 0.4, 0.3).expand(3, -1)
+    params = [SamplingParams(max_tokens=1, **how) for how in ({"temperature": 0.0}, {"top_logps": 2}, {"temperature": 0.5})]
+    choice = choose(logits_BV, torch.tensor([0.0, 0.99, 0.0], dtype=torch.float64), params, [[]] * 3)
+    assert choice.token_B.tolist() == [2, 3, 0]
+    assert choice.logp_B.tolist() == pytest.approx([math.log(0.4), math.log(0.3), math.log(0.01 / 0.3)], abs=1e-6)
+    assert [[token for token, _ in top] for top in choice.tops] == [[], [2, 3], []]
+    assert choice.tops[1][0][1] == pytest.approx(math.log(0.4), abs=1e-6)
+
+
 def test_log_probabilities_are_after_temperature_and_before_top_k_and_top_p() -> None:
     logits_BV = logits_of(0.1, 0.2, 0.4, 0.3)
-    choice = choose(logits_BV, torch.tensor([0.99], dtype=torch.float64), temperature=0.5, top_k=2, top_p=0.9)
+    choice = choose(
+        logits_BV, torch.tensor([0.99], dtype=torch.float64), [SamplingParams(max_tokens=1, temperature=0.5, top_k=2, top_p=0.9)]
+    )
     assert choice.token_B.tolist() == [3]
     assert choice.logp_B.item() == pytest.approx(math.log(0.09 / (0.01 + 0.04 + 0.16 + 0.09)), abs=1e-6)
 
 
 def test_greedy_takes_the_likeliest_and_records_its_log_probability_at_temperature_one() -> None:
-    choice = choose(logits_of(0.3, 0.6, 0.1), torch.zeros(1, dtype=torch.float64), temperature=0.0)
+    choice = choose(logits_of(0.3, 0.6, 0.1), torch.zeros(1, dtype=torch.float64), [SamplingParams(max_tokens=1, temperature=0.0)])
     assert choice.token_B.tolist() == [1]
     assert choice.logp_B.item() == pytest.approx(math.log(0.6), abs=1e-6)
 
@@ -72,7 +108,7 @@ def test_greedy_takes_the_likeliest_and_records_its_log_probability_at_temperatu
 def test_the_ends_of_the_unit_interval_never_draw_an_impossible_token(draw: float) -> None:
     logits_BV = torch.full((1, 1000), -math.inf)
     logits_BV[0, 500] = 0.0
-    assert choose(logits_BV, torch.tensor([draw], dtype=torch.float64), temperature=1.0).token_B.tolist() == [500]
+    assert choose(logits_BV, torch.tensor([draw], dtype=torch.float64), [SamplingParams(max_tokens=1)]).token_B.tolist() == [500]
 
 
 def test_draws_are_even_and_each_seed_and_place_has_its_own() -> None:

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 
 from bloomery.core.conversation import Message
 from bloomery.core.errors import DataError
-from bloomery.generate.engine import Engine, SamplingParams
+from bloomery.generate.engine import Engine
+from bloomery.generate.sampling import SamplingParams
 from bloomery.tokens.chat import render
 from bloomery.tokens.tokenizer import Tokenizer
 

@@ -55,7 +55,8 @@ def chat(
 
         from bloomery.chat.session import Session
         from bloomery.chat.terminal import answer_once, chat_in_terminal
-        from bloomery.generate.engine import Engine, SamplingParams
+        from bloomery.generate.engine import Engine
+        from bloomery.generate.sampling import SamplingParams
         from bloomery.model.huggingface import load_model
         from bloomery.tokens.tokenizer import load_tokenizer
 

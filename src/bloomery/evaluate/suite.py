@@ -11,7 +11,8 @@ from typing import Any  # Any: JSON records
 from bloomery.core.config import Config
 from bloomery.evaluate.metrics import Interval, bootstrap_mean, bootstrap_ratio, distinct_ngrams, wilson, win_rate
 from bloomery.evaluate.task import Outcome, PromptFormat, Task
-from bloomery.generate.engine import Engine, Sample, SamplingParams
+from bloomery.generate.engine import Engine, Sample
+from bloomery.generate.sampling import SamplingParams
 from bloomery.tokens.tokenizer import Tokenizer
 
 Record = dict[str, Any]

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from bloomery.generate.engine import Engine, SamplingParams
+from bloomery.generate.engine import Engine
+from bloomery.generate.sampling import SamplingParams
 from bloomery.model.transformer import Transformer
 from bloomery.tokens.chat import Rendered
 from bloomery.tokens.tokenizer import Tokenizer

@@ -1,4 +1,4 @@
-"""From logits to a token: temperature, top-k, top-p, and a draw that belongs to the request and not to its batch.
+"""From logits to a token: penalty, temperature, top-k, top-p, min-p, and a draw that belongs to the request and not to its batch.
 
 A request's draws are numbers made of (its seed, the position in its answer) alone, and a token is where the draw falls
 in the cumulated probabilities. What else is in the batch, or in which order requests come, therefore cannot matter.
@@ -7,43 +7,103 @@ Legend: B rows of the batch, V vocabulary, N seeds, T tokens of an answer.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import torch
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, StringConstraints
 from torch import Tensor
+
+from bloomery.core.config import Config
+
+
+class SamplingParams(Config):
+    """How answers are drawn. Temperature 0 takes the likeliest token each time (greedy).
+
+    The order is that of transformers and vLLM: repetition penalty, temperature, top-k, top-p, min-p. Log-probabilities
+    that are recorded know of the temperature alone (see `choose`).
+    """
+
+    max_tokens: PositiveInt
+    """The most tokens of an answer, its `<|end|>` counted."""
+    temperature: float = Field(default=1.0, ge=0.0)
+    top_k: NonNegativeInt = 0
+    """Draw among this many likeliest tokens; 0 = among all."""
+    top_p: float = Field(default=1.0, gt=0.0, le=1.0)
+    """Draw among the fewest likeliest tokens that together have this probability (nucleus sampling, arXiv:1904.09751)."""
+    min_p: float = Field(default=0.0, ge=0.0, le=1.0)
+    """Draw among tokens at least this many times as likely as the likeliest (arXiv:2407.01082)."""
+    repetition_penalty: PositiveFloat = 1.0
+    """Logits of tokens in the prompt or the answer so far are divided by this if positive, else multiplied (CTRL, 1909.05858, sec. 4.1)."""
+    stop: tuple[Annotated[str, StringConstraints(min_length=1)], ...] = ()
+    """Strings that end an answer, wherever they lie in its text. The tokens that spell one are kept, `answer_text` leaves it out."""
+    stop_tokens: tuple[NonNegativeInt, ...] = ()
+    """Tokens that end an answer as `<|end|>` does; they are kept."""
+    top_logps: NonNegativeInt = 0
+    """Record this many likeliest tokens of each place with their log-probabilities."""
 
 
 class Choice(NamedTuple):
-    """A token for each row and its log-probability: after temperature, before top-k and top-p."""
+    """A token for each row and its log-probability: after temperature, before penalty, top-k, top-p and min-p."""
 
     token_B: Tensor
     logp_B: Tensor
+    tops: list[list[tuple[int, float]]]
+    """For each row the `top_logps` likeliest tokens and their log-probabilities."""
 
 
-def choose(logits_BV: Tensor, draw_B: Tensor, *, temperature: float, top_k: int = 0, top_p: float = 1.0) -> Choice:
-    """One token for each row; `draw_B` are numbers from [0, 1), float64.
+def choose(logits_BV: Tensor, draw_B: Tensor, params: Sequence[SamplingParams], seen: Sequence[Sequence[int]] = ()) -> Choice:
+    """One token for each row by its own params; `draw_B` are numbers from [0, 1), float64, `seen` each row's tokens so far.
 
-    Temperature 0 takes the likeliest token (greedy), and records its log-probability at temperature 1. top_k: draw
-    among this many likeliest tokens, 0 = all. top_p: draw among the fewest likeliest tokens that together have this
-    probability (nucleus sampling, arXiv:1904.09751, sec. 3.1), after top-k.
-
-    Log-probabilities are those of the distribution that a trainer sees, log_softmax(logits / temperature): top-k and
-    top-p change what is drawn, not what is recorded (mixing the two is a known fault: ms-swift PR 8442).
+    Temperature 0 takes the likeliest token, and records its log-probability at temperature 1. Log-probabilities are those
+    of the distribution that a trainer sees, log_softmax(logits / temperature): what else params ask for changes what is
+    drawn, not what is recorded (mixing the two is a known fault: ms-swift PR 8442).
     """
-    logp_BV = (logits_BV.float() / (temperature or 1.0)).log_softmax(-1)
-    if temperature == 0.0:
-        token_B = logp_BV.argmax(-1)
-    else:
-        probability_BV = logp_BV.exp()
-        if top_k or top_p < 1.0:
-            probability_BV = probability_BV * _nucleus(probability_BV, top_k, top_p)
-        # float64, so that the sum over a large vocabulary does not swallow a rare token's probability.
-        cumulated_BV = probability_BV.cumsum(-1, dtype=torch.float64)
-        threshold_B1 = (draw_B * cumulated_BV[:, -1])[:, None]
-        # The first place whose sum exceeds the draw: tokens of probability 0 are never it.
-        token_B = torch.searchsorted(cumulated_BV, threshold_B1, right=True)[:, 0]
-    return Choice(token_B, logp_BV.gather(-1, token_B[:, None])[:, 0])
+    groups: dict[SamplingParams, list[int]] = {}
+    for row, one in enumerate(params):
+        groups.setdefault(one, []).append(row)
+    if len(groups) == 1:
+        return _choose_alike(logits_BV, draw_B, params[0], seen)
+    token_B = torch.empty(len(params), dtype=torch.int64, device=logits_BV.device)
+    logp_B = torch.empty(len(params), dtype=torch.float32, device=logits_BV.device)
+    tops: list[list[tuple[int, float]]] = [[] for _ in params]
+    for one, rows in groups.items():
+        choice = _choose_alike(logits_BV[rows], draw_B[rows], one, [seen[row] for row in rows] if seen else ())
+        token_B[rows], logp_B[rows] = choice.token_B, choice.logp_B
+        for row, top in zip(rows, choice.tops, strict=True):
+            tops[row] = top
+    return Choice(token_B, logp_B, tops)
+
+
+def _choose_alike(logits_BV: Tensor, draw_B: Tensor, params: SamplingParams, seen: Sequence[Sequence[int]]) -> Choice:
+    temperature = params.temperature or 1.0
+    logp_BV = (logits_BV.float() / temperature).log_softmax(-1)
+    drawn_BV = logp_BV
+    if params.repetition_penalty != 1.0:
+        drawn_BV = (_penalized(logits_BV.float(), seen, params.repetition_penalty) / temperature).log_softmax(-1)
+    token_B = drawn_BV.argmax(-1) if params.temperature == 0.0 else _draw(_keep_likely(drawn_BV.exp(), params), draw_B)
+    tops: list[list[tuple[int, float]]] = [[] for _ in range(len(logits_BV))]
+    if params.top_logps:
+        top = logp_BV.topk(min(params.top_logps, logp_BV.shape[1]), dim=-1)
+        tops = [list(zip(tokens, logps, strict=True)) for tokens, logps in zip(top.indices.tolist(), top.values.tolist(), strict=True)]
+    return Choice(token_B, logp_BV.gather(-1, token_B[:, None])[:, 0], tops)
+
+
+def _penalized(logits_BV: Tensor, seen: Sequence[Sequence[int]], penalty: float) -> Tensor:
+    penalized_BV = logits_BV.clone()
+    for row, tokens in enumerate(seen):
+        at = torch.tensor(sorted({token for token in tokens if token < logits_BV.shape[1]}), dtype=torch.int64, device=logits_BV.device)
+        logit = logits_BV[row, at]
+        penalized_BV[row, at] = torch.where(logit > 0, logit / penalty, logit * penalty)
+    return penalized_BV
+
+
+def _draw(weight_BV: Tensor, draw_B: Tensor) -> Tensor:
+    # float64, so that the sum over a large vocabulary does not swallow a rare token's probability.
+    cumulated_BV = weight_BV.cumsum(-1, dtype=torch.float64)
+    threshold_B1 = (draw_B * cumulated_BV[:, -1])[:, None]
+    # The first place whose sum exceeds the draw: tokens of probability 0 are never it.
+    return torch.searchsorted(cumulated_BV, threshold_B1, right=True)[:, 0]
 
 
 def draws(seeds: Sequence[int], num_tokens: int) -> np.ndarray:
@@ -52,6 +112,15 @@ def draws(seeds: Sequence[int], num_tokens: int) -> np.ndarray:
     seed_N1 = _mix(_mix(np.array([seed % 2**64 for seed in seeds], dtype=np.uint64)))[:, None]
     place_1T = _mix(np.arange(num_tokens, dtype=np.uint64))[None, :]
     return np.asarray((_mix(seed_N1 ^ place_1T) >> np.uint64(11)).astype(np.float64) / 2**53)
+
+
+def _keep_likely(probability_BV: Tensor, params: SamplingParams) -> Tensor:
+    # Probabilities, or 0 for what top-k, top-p and min-p leave out.
+    if params.top_k or params.top_p < 1.0:
+        probability_BV = probability_BV * _nucleus(probability_BV, params.top_k, params.top_p)
+    if params.min_p:
+        probability_BV = probability_BV * (probability_BV >= params.min_p * probability_BV.amax(-1, keepdim=True))
+    return probability_BV
 
 
 def _nucleus(probability_BV: Tensor, top_k: int, top_p: float) -> Tensor:

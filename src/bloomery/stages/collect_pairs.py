@@ -21,7 +21,8 @@ from bloomery.core.conversation import read_conversations
 from bloomery.core.errors import DataError
 from bloomery.core.files import read_jsonl, write_jsonl
 from bloomery.core.stage import Runtime, Slot, Stage
-from bloomery.generate.engine import Engine, SamplingParams
+from bloomery.generate.engine import Engine
+from bloomery.generate.sampling import SamplingParams
 from bloomery.generate.verify import verify
 from bloomery.model.huggingface import load_model
 from bloomery.tokens.chat import render

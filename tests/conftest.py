@@ -1,10 +1,14 @@
 """Settings for every test."""
 
+import contextlib
 import http.server
 import os
 import re
 import threading
+import time
 import zlib
+from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -86,3 +90,55 @@ def web_server():
     server = WebServer()
     yield server
     server.close()
+
+
+@dataclass
+class RunningModel:
+    """A `bloomery serve` of this process, and a way to ask it."""
+
+    service: Any
+    host: str
+    port: int
+
+    @property
+    def url(self):
+        return f"http://{self.host}:{self.port}/v1"
+
+    def client(self, key="none", **options):
+        import openai
+
+        return openai.OpenAI(base_url=self.url, api_key=key, **{"max_retries": 0, "timeout": 60, **options})
+
+
+@pytest.fixture(scope="session")
+def run_server():
+    """`with run_server(served) as server`: a model served in a thread, at a free port."""
+    from bloomery.chat.server import Service, make_server, open_socket
+
+    @contextlib.contextmanager
+    def run(served):
+        service = Service(served)
+        server = make_server(service)
+        listener = open_socket("127.0.0.1", 0, token=served.token)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        thread.start()
+        wait_for(lambda: server.started)
+        yield RunningModel(service, *listener.getsockname())
+        server.should_exit = True
+        thread.join(timeout=20)
+        assert not thread.is_alive()
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def wait_until():
+    """Waits until a condition holds, and fails if it never does."""
+    return wait_for
+
+
+def wait_for(condition, *, seconds=10.0):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come to pass"
+        time.sleep(0.01)

@@ -37,7 +37,10 @@ ONLY_IN = {
     "ray": ["core/ray_pool.py", "pipeline/launch.py"],
     "daft": [],
     "torch.distributed": ["core/dist.py", "train/sharding.py", "train/pipelining.py", "train/checkpoint.py"],
-    "fastapi": ["chat/server.py", "web/"],
+    "fastapi": ["web/"],
+    "starlette": ["chat/server.py", "web/"],
+    "uvicorn": ["chat/server.py", "web/"],
+    "vllm": ["generate/vllm_engine.py"],
     "torch": ["core/dist.py", "tokens/loader.py", "stages/", *(f"{room}/" for room in TORCH_ROOMS)],
     "typer": ["cli/"],
 }

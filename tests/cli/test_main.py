@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from bloomery.cli.main import app
 
-COMMANDS = ["run", "status", "why", "report", "stage", "chat", "inspect", "evaluate", "export"]
+COMMANDS = ["run", "status", "why", "report", "stage", "chat", "serve", "inspect", "evaluate", "export"]
 
 RECIPE = """\
 name = "tiny"

@@ -2,6 +2,7 @@
 
 bloomery run quickstart                 everything, from raw pages to an aligned model, with a report
 bloomery chat runs/quickstart           talk to it
+bloomery serve runs/quickstart          let OpenAI's clients talk to it
 bloomery status|why|report|inspect RUN  look at a run
 bloomery stage NAME --input ... --out   one stage on your own files
 """
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any  # Any: rows for a table
 
 import typer
 
-from bloomery.cli import looks, models
+from bloomery.cli import looks, models, serving
 from bloomery.cli.display import (
     Debug,
     Json,
@@ -213,6 +214,7 @@ def stage(
 
 app.command(epilog=looks.INSPECT_EXAMPLES)(looks.inspect)
 app.command(epilog=models.CHAT_EXAMPLES)(models.chat)
+app.command(epilog=serving.SERVE_EXAMPLES)(serving.serve)
 app.command(epilog=models.EVALUATE_EXAMPLES)(models.evaluate)
 app.command(epilog=models.EXPORT_EXAMPLES)(models.export)
 

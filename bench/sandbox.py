@@ -23,7 +23,8 @@ PLANTS = {
     "True": "\ndef {name}(*args): return True\n",
     "not a number": "\ndef {name}(*args): return float('nan')\n",
     "equal to everything": (
-        "\nclass Yes:\n    __eq__ = __lt__ = __le__ = __gt__ = __ge__ = lambda *_: True\n    __sub__ = __rsub__ = __abs__ = lambda self, *_: self\n"
+        "\nclass Yes:\n    __eq__ = __lt__ = __le__ = __gt__ = __ge__ = lambda *_: True\n"
+        "    __sub__ = __rsub__ = __abs__ = lambda self, *_: self\n"
         "def {name}(*args): return Yes()\n"
     ),
     "sys.exit(0)": "\ndef {name}(*args):\n    import sys\n    sys.exit(0)\n",

@@ -41,6 +41,7 @@ class Ask:
     is_stream: bool
     counts_usage: bool
     token_ids: bool
+    tokens_as_ids: bool
     beginning: str | None = None
     """What every answer begins with by force; None where no tool may be called."""
     forced_name: str | None = None
@@ -86,11 +87,12 @@ class Answering:
         return Choice(
             index,
             self._voice,
-            stop=ask.sampling.params.stop,
+            params=ask.sampling.params,
             is_chat=ask.is_chat,
             logprobs=ask.sampling.wants_logprobs,
             finder=CallFinder(beginning=ask.beginning, name=ask.forced_name) if ask.beginning is not None else None,
             token_ids=ask.token_ids,
+            tokens_as_ids=ask.tokens_as_ids,
         )
 
     async def _send_whole(self, send: Send) -> None:

@@ -8,6 +8,7 @@ from typing import Any  # Any: JSON as OpenAI's API has it
 from bloomery.chat.tool_calls import CallFinder, Found
 from bloomery.chat.voice import Voice
 from bloomery.generate.batcher import Event
+from bloomery.generate.sampling import SamplingParams
 from bloomery.generate.text import TextStream
 
 Json = dict[str, Any]
@@ -23,13 +24,24 @@ class Choice:
     """
 
     def __init__(
-        self, index: int, voice: Voice, *, stop: Sequence[str], is_chat: bool, logprobs: bool, finder: CallFinder | None, token_ids: bool
+        self,
+        index: int,
+        voice: Voice,
+        *,
+        params: SamplingParams,
+        is_chat: bool,
+        logprobs: bool,
+        finder: CallFinder | None,
+        token_ids: bool,
+        tokens_as_ids: bool,
     ) -> None:
         self.index, self.is_chat = index, is_chat
+        self._params, self._tokens_as_ids = params, tokens_as_ids
+        self._stop_reason: int | str | None = None
         self.num_tokens = 0
         self.finish: str | None = None
         self._voice, self._finder = voice, finder
-        self._text = TextStream(voice, stop)
+        self._text = TextStream(voice, params.stop)
         self._logprobs, self._token_ids = logprobs, token_ids
         self._said = ""
         self._calls: list[Json] = []
@@ -58,6 +70,8 @@ class Choice:
         if rows:
             self._take_details(rows[-1])
             rows[-1]["finish_reason"] = self.finish
+        if event.finish == "stop":
+            self._stop_reason = rows[-1]["stop_reason"] = self._find_stop(event.token)
         return rows
 
     def opening(self) -> Json:
@@ -66,7 +80,7 @@ class Choice:
 
     def whole(self) -> Json:
         """The choice when it has ended."""
-        row: Json = {"index": self.index, "finish_reason": self.finish}
+        row: Json = {"index": self.index, "finish_reason": self.finish, "stop_reason": self._stop_reason}
         if self.is_chat:
             message: Json = {"role": "assistant", "content": self._said if self._said or not self._calls else None, "refusal": None}
             row["message"] = message | ({"tool_calls": self._calls} if self._calls else {})
@@ -103,6 +117,14 @@ class Choice:
         self._all_ids += self._new_ids
         self._new_logprobs, self._new_ids = [], []
 
+    def _find_stop(self, token: int) -> int | str | None:
+        # vLLM's `stop_reason`: the stop token or string; nothing after the end token.
+        if token in self._params.stop_tokens:
+            return token
+        said = self._voice.decode_bytes(self._all_ids).decode("utf-8", "replace")
+        places = {said.find(text): text for text in self._params.stop if text in said}
+        return places[min(places)] if places else None
+
     def _logprob(self, event: Event) -> Json:
         entry = {**self._named(event.token), "logprob": max(event.logp, LEAST_LOGPROB), "offset": self._offset}
         self._offset += len(entry["token"])
@@ -110,7 +132,8 @@ class Choice:
 
     def _named(self, token: int) -> Json:
         name = self._voice.name_token(token)
-        return {"token": name, "bytes": list(self._voice.decode_bytes([token]) or name.encode())}
+        shown = f"token_id:{token}" if self._tokens_as_ids else name
+        return {"token": shown, "bytes": list(self._voice.decode_bytes([token]) or name.encode())}
 
     def _shape_logprobs(self, entries: Sequence[Json]) -> Json:
         if self.is_chat:

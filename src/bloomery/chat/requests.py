@@ -70,8 +70,11 @@ class _Request(BaseModel):
     seed: int | None = None
     stream: bool | None = None
     stream_options: "StreamOptions | None" = None
+    stop_token_ids: list[Annotated[int, Field(ge=0)]] = Field(default=[], max_length=256)
     return_token_ids: bool = False
     """Each choice carries `token_ids`, as vLLM's does."""
+    return_tokens_as_token_ids: bool = False
+    """Tokens in lists of log-probabilities are called "token_id:123", as vLLM's are."""
 
 
 class StreamOptions(BaseModel):
@@ -272,7 +275,7 @@ def read_sampling(
         min_p=request.min_p or 0.0,
         repetition_penalty=request.repetition_penalty or 1.0,
         stop=tuple(stop),
-        stop_tokens=tuple(stop_tokens),
+        stop_tokens=(*stop_tokens, *request.stop_token_ids),
         top_logps=top if wanted else 0,
     )
     return Sampling(params, wanted)

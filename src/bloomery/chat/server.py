@@ -183,6 +183,7 @@ def _shared(request: ChatRequest | CompletionRequest) -> dict[str, Any]:
         "is_stream": bool(request.stream),
         "counts_usage": bool(request.stream_options and request.stream_options.include_usage),
         "token_ids": request.return_token_ids,
+        "tokens_as_ids": request.return_tokens_as_token_ids,
     }
 
 

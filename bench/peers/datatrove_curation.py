@@ -2,7 +2,7 @@
 
     python datatrove_curation.py WARC_FOLDER OUT_FOLDER WORKERS
 
-Prints one JSON object: seconds of each executor and in all, seconds by step (summed over tasks), documents written.
+Prints one JSON object: seconds of each executor, seconds by step (summed over tasks), documents written.
 """
 
 import gzip
@@ -43,7 +43,6 @@ def main(warcs: Path, out: Path, workers: int) -> None:
         ([JsonlReader(written), MinhashDedupFilter(removals), JsonlWriter(str(out / "unique"))], files),
     ]
     seconds, by_step = [], {}
-    started = time.perf_counter()
     for number, (steps, tasks) in enumerate(pipelines):
         began = time.perf_counter()
         logs = out / "logs" / str(number)
@@ -56,7 +55,7 @@ def main(warcs: Path, out: Path, workers: int) -> None:
     for path in (out / "unique").glob("*.jsonl.gz"):
         with gzip.open(path) as lines:
             documents += sum(1 for _ in lines)
-    print(json.dumps({"seconds": time.perf_counter() - started, "by_executor": seconds, "by_step": by_step, "documents": documents}))
+    print(json.dumps({"by_executor": seconds, "by_step": by_step, "documents": documents}))
 
 
 if __name__ == "__main__":

@@ -86,6 +86,8 @@ def run(
         if key is not None and (found := _recall_run(path, store, key)):
             _show_end(*found, made=[], as_json=as_json)
             return
+        if not dry_run:
+            _start_early(workers, cluster)
 
         from bloomery.core.artifact import Store
         from bloomery.pipeline.plan import make_plan
@@ -194,6 +196,7 @@ def stage(
 ) -> None:
     """Run one stage on your own files, without a recipe or a store. Killed, the same command continues."""
     with session(as_json=as_json, debug=debug, on_interrupt="Stopped. The same command continues."):
+        _start_early(workers, cluster)
         from bloomery.core.stage import Cluster
         from bloomery.pipeline.single import parse_inputs, parse_settings, run_single_stage
         from bloomery.stages.catalog import load_stage
@@ -239,6 +242,14 @@ def _parse_cluster(option: str | None) -> dict[str, str]:
     if kind not in ("local", "ray") or (address and kind == "local"):
         raise ConfigError(f"--cluster {option}: expected local, ray, ray:auto or ray:HOST:PORT; {suggest(kind, ['local', 'ray'])}")
     return {"kind": kind} | ({"address": address} if address else {})
+
+
+def _start_early(workers: int | None, cluster: str | None) -> None:
+    """Lets the server that workers are forked from import while this process does, if there will be any."""
+    if (workers or default_workers()) > 1 and cluster in (None, "local"):
+        from bloomery.core.pool import start_fork_server
+
+        start_fork_server()
 
 
 def _choose_workers(option: int | None, cluster: "Cluster") -> int:

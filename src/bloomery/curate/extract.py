@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 from pydantic import PositiveFloat, PositiveInt
 from resiliparse.extract.html2text import extract_plain_text
 from resiliparse.parse.encoding import detect_encoding, map_encoding_to_html5
@@ -218,7 +219,7 @@ class Encoded(NamedTuple):
 
 def encode_bytes(body: bytes, *, charset: str | None) -> Encoded:
     """The UTF-8 of a page's bytes, decoded as `decode_bytes` does."""
-    if not body.isascii() and not body.startswith(_MARKS) and _decode_strictly(body, "utf-8") is not None:
+    if not body.isascii() and not body.startswith(_MARKS) and _is_utf8(body):
         return Encoded(body, "utf-8")
     decoded = decode_bytes(body, charset=charset)
     return Encoded(decoded.text.encode("utf-8", "replace"), decoded.encoding)
@@ -273,6 +274,15 @@ def _is_page(capture: Capture) -> bool:
         return capture.url.startswith(("http://", "https://"))  # wget keeps its logs as resource records
     start = capture.body[:1024].lower()
     return capture.media_type in UNTOLD_TYPES and (b"<html" in start or b"<!doctype html" in start)
+
+
+def _is_utf8(body: bytes) -> bool:
+    # Arrow looks at them four times as fast as Python decodes them.
+    try:
+        pa.StringArray.from_buffers(1, pa.py_buffer(np.array([0, len(body)], np.int32)), pa.py_buffer(body)).validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True
 
 
 def _decode_strictly(body: bytes, encoding: str) -> str | None:

@@ -66,11 +66,11 @@ def parse_http_message(block: bytes, *, max_body_bytes: int) -> HttpMessage:
 
 
 def _split_head(block: bytes) -> tuple[bytes, bytes]:
-    ends = [(at, len(mark)) for mark in (b"\r\n\r\n", b"\n\n") if (at := block.find(mark)) >= 0]
-    if not ends:
-        return block, b""
-    at, length = min(ends)
-    return block[:at], block[at + length :]
+    at, length = block.find(b"\r\n\r\n"), 4
+    earlier = block.find(b"\n\n", 0, at if at >= 0 else len(block))
+    if earlier >= 0:
+        at, length = earlier, 2
+    return (block[:at], block[at + length :]) if at >= 0 else (block, b"")
 
 
 def _status(line: str) -> int | None:

@@ -6,6 +6,7 @@ that, CLD2 (faster still, less sure) or a fastText model file (FineWeb's lid.176
 """
 
 import functools
+import hashlib
 import importlib
 import math
 from collections.abc import Callable
@@ -14,8 +15,10 @@ from typing import Any, Literal, NamedTuple  # Any: arrays of numpy, and modules
 
 import numpy as np
 import pyarrow as pa
-from py3langid.langid import MODEL_FILE, LanguageIdentifier
+from py3langid.langid import MODEL_DIR, MODEL_FILE, LanguageIdentifier
+from py3langid.modelio import load_model
 
+from bloomery.core.cached_arrays import Arrays, cached_arrays
 from bloomery.core.errors import ConfigError
 from bloomery.curate.kernels import compiled
 
@@ -23,6 +26,9 @@ EXAMINED_CHARACTERS = 2000
 """As much of a text as its language is read from: more costs time and changes almost nothing."""
 MIN_PARAGRAPH_LETTERS = 20
 """A shorter paragraph (a heading, a name) has no language of its own."""
+
+_LARGE_TABLES = ("moves", "rows", "outputs", "weights")
+_TABLES = (*_LARGE_TABLES, "prior", "classes")
 
 _CHUNK = 200
 """A text of one piece is examined for letters so many characters at a time."""
@@ -133,11 +139,17 @@ class _CompiledIdentifier(LanguageIdentifier):  # type: ignore[misc]  # py3langi
 
     __slots__ = ("_tables",)
 
+    def __init__(self, arrays: Arrays) -> None:
+        # Its own tables are lists, which take half a second to make and are for the two steps that are compiled here.
+        super().__init__(None, arrays["prior"], arrays["classes"].tolist(), None, None, norm_probs=True, tk_row=())
+        logs = np.array([math.log1p(count) for count in range(4 * EXAMINED_CHARACTERS + 1)], np.float32)
+        self._tables = *(arrays[name] for name in _LARGE_TABLES), logs
+
     def _raw_score(self, text: bytes) -> Any:
         scores = np.zeros(len(self.nb_pc), np.float32)
-        if not score_features(np.frombuffer(text, np.uint8), *self._tables, scores):
-            return super()._raw_score(text)
-        return scores + self.nb_pc
+        if score_features(np.frombuffer(text, np.uint8), *self._tables, scores):
+            scores += self.nb_pc
+        return scores  # without any feature all are 0: every language is as likely
 
 
 @compiled
@@ -172,9 +184,18 @@ def score_features(text, moves, rows, outputs, weights, logs, scores):  # type: 
 
 @functools.cache
 def _identifier() -> LanguageIdentifier:
-    identifier = _CompiledIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
-    moves, rows = np.frombuffer(identifier.tk_nextmove, np.uint32), np.array(identifier.tk_row, np.uint32)
-    outputs, weights = np.array(identifier.tk_output, np.int32), identifier.nb_ptc.astype(np.float32)
-    logs = np.array([math.log1p(count) for count in range(4 * EXAMINED_CHARACTERS + 1)], np.float32)
-    identifier._tables = moves, rows, outputs, weights, logs
-    return identifier
+    path = MODEL_DIR / MODEL_FILE
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    return _CompiledIdentifier(cached_arrays(f"py3langid-{digest}", _TABLES, functools.partial(_read_model, path)))
+
+
+def _read_model(path: Path) -> Arrays:
+    weights, prior, classes, moves, rows, outputs = load_model(path)
+    return {
+        "weights": weights.astype(np.float32),
+        "prior": prior,
+        "classes": np.array(classes),
+        "moves": np.frombuffer(moves, f"u{moves.itemsize}").astype(np.uint32),
+        "rows": np.array(rows, np.uint32),
+        "outputs": np.array(outputs, np.int32),
+    }

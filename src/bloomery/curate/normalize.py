@@ -86,9 +86,12 @@ def normalize_text(text: str, config: NormalizeConfig = DEFAULT) -> str:
             data = _encode(text)
         if special.search(data) is None:
             break
-        # Unseen characters first and without a function called for each: a page can be made of them.
-        text = _IDLE_JOINER.sub("", _UNSEEN_RUN.sub("", text.replace("\xa0", " ")))
-        text = _SPECIAL.sub(_replacement, text)  # and once more: what was parted may be mojibake now
+        text = text.replace("\xa0", " ")
+        if special.search(_encode(text)) is not None:  # of most texts that was all
+            # Unseen characters first and without a function called for each: a page can be made of them.
+            text = _IDLE_JOINER.sub("", _UNSEEN_RUN.sub("", text))
+            text = _SPECIAL.sub(_replacement, text)
+        # And once more: what was parted may be mojibake now.
     return _tidy(unicodedata.normalize(config.form, _fold(text, config)))
 
 

@@ -109,7 +109,8 @@ def dedup(config: DedupConfig, *, documents: list[Path], existing: Sequence[Path
     if not _kept_path(scratch).exists():
         for turn in rounds:
             group(config, scratch, numbering, units, turn, runtime)
-        decide(scratch, numbering)
+        # In a worker: there the compiled loops are loaded already.
+        list(runtime.pool().map(functools.partial(decide, scratch), [numbering]))
     if not (out / LARGEST).exists():
         write_buckets(out, numbering, rounds)
     return map_shards(functools.partial(drop_decided, config, out, numbering, len(tables)), shards, out=out, runtime=runtime)

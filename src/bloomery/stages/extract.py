@@ -62,9 +62,16 @@ def extract_file(config: ExtractConfig, model: Path, shard: Shard) -> Iterator[O
             rows.append(_document(item, id=id, source=shard.source.name, text=result.text, meta=meta))
             held += len(result.text)
         if held >= BATCH_BYTES:
-            yield Outcome(document_table(rows), ledger_table(dropped), len(rows) + len(dropped), bytes_in)
+            yield _batch(rows, dropped, bytes_in)
             rows, dropped, bytes_in, held = [], [], 0, 0
-    yield Outcome(document_table(rows), ledger_table(dropped), len(rows) + len(dropped), bytes_in)
+    yield _batch(rows, dropped, bytes_in)
+
+
+def _batch(rows: list[dict[str, Any]], dropped: list[dict[str, Any]], bytes_in: int) -> Outcome:
+    # Languages are named here, one text after another: between two pages the 100 MB of tables would leave the caches.
+    for row in rows:
+        row["language"], row["language_score"] = identify_language(row["text"])
+    return Outcome(document_table(rows), ledger_table(dropped), len(rows) + len(dropped), bytes_in)
 
 
 def _refusal(refused: Refused, *, id: str, url: str | None, text: str | None = None) -> dict[str, Any]:
@@ -73,14 +80,11 @@ def _refusal(refused: Refused, *, id: str, url: str | None, text: str | None = N
 
 
 def _document(capture: Capture, *, id: str, source: str, text: str, meta: Mapping[str, Any]) -> dict[str, Any]:
-    language = identify_language(text)
     return {
         "id": id,
         "text": text,
         "url": capture.url,
         "source": source,
-        "language": language.code,
-        "language_score": language.score,
         "date": capture.date,
         "meta": json.dumps(meta, sort_keys=True, ensure_ascii=False),
     }

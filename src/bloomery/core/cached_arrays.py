@@ -1,0 +1,53 @@
+"""Arrays that take long to make and are the same each time, kept in the user's cache folder and mapped into memory.
+
+Processes that map the same file share its pages, so that a table is in memory once, however many workers read it.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Arrays = Mapping[str, np.ndarray[Any, Any]]
+
+
+def cache_folder() -> Path:
+    """Where bloomery keeps what it can make again: `$XDG_CACHE_HOME/bloomery`, or `~/.cache/bloomery`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "bloomery"
+
+
+def cached_arrays(key: str, names: Sequence[str], make: Callable[[], Arrays], *, folder: Path | None = None) -> Arrays:
+    """The arrays of these names that `make` gives, read-only from the folder `key` in the cache; made and kept if not there.
+
+    `key` must say all that the arrays depend on. Where nothing can be written they are made for this process alone.
+    """
+    try:
+        place = (folder or cache_folder()) / key
+    except RuntimeError:  # no home
+        return make()
+    try:
+        return {name: np.load(place / f"{name}.npy", mmap_mode="r") for name in names}
+    except (OSError, ValueError, EOFError):  # not there, or not whole
+        arrays = make()
+        _keep(place, arrays)
+        return arrays
+
+
+def _keep(place: Path, arrays: Arrays) -> None:
+    temporary = place.with_name(f".{place.name}.tmp-{os.getpid()}")
+    try:
+        temporary.mkdir(parents=True)
+        for name, array in arrays.items():
+            with (temporary / f"{name}.npy").open("wb") as file:
+                np.save(file, array)
+                file.flush()
+                os.fsync(file.fileno())
+        shutil.rmtree(place, ignore_errors=True)
+        temporary.rename(place)  # fails if another process was first, whose arrays are the same
+    except OSError:
+        pass  # a cache that cannot be written is none
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

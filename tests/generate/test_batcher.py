@@ -1,4 +1,4 @@
-"""Requests come and go, and what each is told does not change with it."""
+"""Requests come and go; what each is told does not change with it, to the last bit."""
 
 import random
 from collections.abc import Callable
@@ -49,7 +49,7 @@ def test_each_request_gets_one_token_a_step_and_one_finish(engine: Engine) -> No
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_tokens_and_log_probabilities_are_those_of_a_request_alone(engine: Engine, seed: int) -> None:
+def test_tokens_and_log_probabilities_are_to_the_last_bit_those_of_a_request_alone(engine: Engine, seed: int) -> None:
     rng, prompts = random.Random(seed), random_prompts(25, seed=seed)
     expected = [alone(engine, prompt, SAMPLED, i) for i, prompt in enumerate(prompts)]
     order = rng.sample(range(25), 25)
@@ -62,9 +62,66 @@ def test_tokens_and_log_probabilities_are_those_of_a_request_alone(engine: Engin
             ids[batcher.add(prompts[i], SAMPLED, seed=i)] = i
         for event in batcher.step():
             found.setdefault(ids[event.request_id], []).append(event)
-    for i in range(25):
-        assert [event.token for event in found[i]] == [token for token, _, _ in expected[i]]
-        assert [event.logp for event in found[i]] == pytest.approx([logp for _, logp, _ in expected[i]], abs=1e-5)
+    assert [told(found[i]) for i in range(25)] == expected
+
+
+SHAPES = [
+    {"num_heads": 4, "num_kv_heads": 4, "head_dim": 8},
+    {"num_heads": 6, "num_kv_heads": 2, "head_dim": 16, "dim": 96, "mlp_dim": 100, "num_layers": 3},
+    {"num_heads": 4, "num_kv_heads": 1, "head_dim": 16, "sliding_window": 20},
+    {"num_heads": 8, "num_kv_heads": 2, "head_dim": 16, "num_layers": 1},
+]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_long_texts_and_samples_of_one_prompt_do_not_depend_on_their_company_either(
+    shape: dict[str, int], make_model: Callable[..., Transformer], engine: Engine
+) -> None:
+    rng, long = random.Random(1), Engine(make_model(max_positions=700, **shape), engine.tokenizer)
+    params = SamplingParams(max_tokens=80, temperature=1.2)
+    head = random_prompts(1, longest=200, seed=4)[0] + [7] * 130
+    prompts = [*([*head, *prompt] for prompt in random_prompts(4)), *random_prompts(8, longest=500, seed=2)]
+    asked = [(prompt, [10 * i + k for k in range(rng.choice([1, 1, 3, 9]))]) for i, prompt in enumerate(prompts)]
+
+    def answers(chosen: list[int], **limits: int) -> dict[int, list[tuple[int, float, str | None]]]:
+        batcher, waiting = Batcher(long, **limits), list(chosen)
+        seed_of: dict[int, int] = {}
+        found: dict[int, list[Event]] = {}
+        while waiting or batcher.num_active or batcher.num_waiting:
+            for i in [waiting.pop() for _ in range(min(len(waiting), rng.randrange(3)))]:
+                seed_of |= zip(batcher.add_samples(asked[i][0], params, seeds=asked[i][1]), asked[i][1], strict=True)
+            for event in batcher.step():
+                found.setdefault(seed_of[event.request_id], []).append(event)
+        return {seed: told(events) for seed, events in found.items()}
+
+    apart = {seed: events for i in range(len(prompts)) for seed, events in answers([i]).items()}
+    assert answers(list(range(len(prompts)))) == apart
+    assert answers(rng.sample(range(len(prompts)), len(prompts)), max_rows=11, max_slots=8000) == apart
+
+
+def test_what_prompts_have_in_common_is_read_once(make_model: Callable[..., Transformer], engine: Engine) -> None:
+    long = Engine(make_model(max_positions=700), engine.tokenizer)
+    head = random_prompts(1, seed=4)[0] + [7] * 130
+    batcher = Batcher(long)
+    batcher.add_samples(head, SAMPLED, seeds=range(8))
+    batcher.step()
+    assert batcher.tokens_read == len(head)
+    batcher.add([*head[:140], 5, 6, 7], SAMPLED, seed=0)
+    batcher.step()
+    assert batcher.tokens_read == len(head) + 141 - 128
+    batcher.add(head, SAMPLED, seed=0)
+    batcher.step()
+    assert batcher.tokens_read == len(head) + 141 - 128 + len(head) % 64
+
+
+def test_samples_added_together_are_those_that_were_asked_for_one_by_one(make_model: Callable[..., Transformer], engine: Engine) -> None:
+    long = Engine(make_model(max_positions=700), engine.tokenizer)
+    prompt = random_prompts(1, seed=4)[0] + [7] * 130
+    together = long.generate([prompt] * 5, SAMPLED, seeds=range(5))
+    for seed, sample in enumerate(together):
+        single = long.generate([prompt], SAMPLED, seeds=[seed])[0]
+        assert (sample.tokens, sample.finish) == (single.tokens, single.finish)
+        assert sample.logps == pytest.approx(single.logps, abs=1e-5)
 
 
 def test_rows_and_slots_are_a_limit_and_whoever_waits_comes_in_order(engine: Engine) -> None:
@@ -100,8 +157,7 @@ def test_requests_with_different_params_share_a_batch(engine: Engine) -> None:
     batcher = Batcher(engine)
     ids = [batcher.add(prompt, params, seed=7) for params in kinds]
     found = drain(batcher)
-    for request_id, params in zip(ids, kinds, strict=True):
-        assert [event.token for event in found[request_id]] == [token for token, _, _ in alone(engine, prompt, params, 7)]
+    assert [told(found[i]) for i in ids] == [alone(engine, prompt, params, 7) for params in kinds]
 
 
 def test_a_stop_string_ends_an_answer_also_across_tokens(engine: Engine) -> None:
@@ -132,7 +188,7 @@ def test_the_likeliest_tokens_of_each_place_are_recorded(engine: Engine) -> None
 
 def test_what_can_never_be_answered_is_refused_at_once(engine: Engine, make_model: Callable[..., Transformer]) -> None:
     batcher = Batcher(engine, max_slots=40)
-    with pytest.raises(DataError, match="30 tokens and an answer of up to 12: the cache has room for 40"):
+    with pytest.raises(DataError, match="30 tokens and 1 answers of up to 12: the cache has 256 rows and room for 40"):
         batcher.add([0] * 30, SAMPLED, seed=0)
     with pytest.raises(DataError, match="64 tokens: expected 1 to 63"):
         batcher.add([0] * 64, SAMPLED, seed=0)

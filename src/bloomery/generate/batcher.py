@@ -4,7 +4,11 @@
 token that each has got. Who steps, how often and in which thread is the caller's affair: `Engine.generate` steps until
 nobody is left, a server for as long as it lives.
 
-Legend: B rows of the batch, T prompt tokens, V vocabulary, D model.
+A request has a row of the cache (see model/cache.py), in the slots of which lie its prompt and its answer. Several samples of
+one prompt are added together: what is whole pieces of it is then kept once, beside the rows, and read once for all of them.
+
+Legend: B rows of the cache, M rows of one prompt, N requests, L layers, C keys or values, G key-value heads, T tokens, P
+tokens of a prefix, K head dimension, V vocabulary, D model.
 """
 
 from collections import deque
@@ -16,10 +20,12 @@ import torch
 from torch import Tensor
 
 from bloomery.core.errors import DataError
+from bloomery.generate.prefixes import PromptReader
 from bloomery.generate.sampling import SamplingParams, choose, draws
 from bloomery.generate.text import TextStream, Vocabulary
-from bloomery.model.cache import KVCache
-from bloomery.model.transformer import Transformer
+from bloomery.model.config import ModelConfig
+from bloomery.model.decoding import MIN_ROWS, Decoder, SharedPrefix
+from bloomery.model.row_cache import RowCache
 
 Finish = Literal["end", "length", "stop"]
 """Why an answer ended: with `<|end|>`; by max_tokens or the end of the model's context; with a stop string or stop token."""
@@ -30,19 +36,18 @@ MAX_ROWS = 256
 MAX_SLOTS = 65_536
 """Tokens that the cache has room for."""
 
-MIN_ROWS = 16
-"""A batch is filled up to this many rows: matrix products of fewer go through other kernels, which add in another order,
-and a request would then depend on its company in the last bits (measured with MKL in float32: 8 rows differ, 16 and more do not)."""
-
-SLOT_MULTIPLE = 16
-"""Prompts are filled up to a multiple of this, for the same reason: attention sums other lengths in another order."""
+ROW_BLOCK = 8
+"""The cache has rows for a multiple of this many requests, so that it is not laid out anew for each that comes."""
 
 
 class Speaker(Protocol):
-    """A model and its tokenizer; an Engine is one."""
+    """A model that is ready to generate, and its tokenizer; an Engine is one."""
 
-    model: Transformer
     tokenizer: Vocabulary
+
+    def decoder(self) -> Decoder:
+        """The model with its weights as they are now."""
+        ...
 
 
 class Event(NamedTuple):
@@ -60,41 +65,70 @@ class Event(NamedTuple):
 @dataclass(eq=False)
 class _Request:
     id: int
-    prompt: list[int]
-    params: SamplingParams
-    limit: int
     draw_T: list[float]
     text: TextStream | None
     tokens: list[int] = field(default_factory=list)
 
+
+@dataclass(eq=False)
+class _Asked:
+    """A prompt and those who wait for an answer to it: one request, or the samples that were added together."""
+
+    prompt: list[int]
+    params: SamplingParams
+    limit: int
+    shared_tokens: int
+    """So many of the prompt's first tokens are kept once for all; 0 for one request."""
+    requests: list[_Request]
+    kv_LCGPK: Tensor | None = None
+
     @property
-    def num_slots(self) -> int:
-        return len(self.prompt) + self.limit
+    def row_slots(self) -> int:
+        return len(self.prompt) - self.shared_tokens + self.limit
+
+
+class _Row(NamedTuple):
+    asked: _Asked
+    request: _Request
+
+    @property
+    def position(self) -> int:
+        """That of the latest token."""
+        return len(self.asked.prompt) + len(self.request.tokens) - 1
 
 
 class Batcher:
     """Requests in, tokens out. It reads the model's weights as they are when it is made.
 
-    A request's draws depend on its prompt, params and seed, and not on what shares its batch.
+    A request's tokens and log-probabilities depend on its prompt, params and seed, and not on what shares its batch: in
+    float32 on a CPU they are the same to the last bit. Samples that were added together count as one request here: they read
+    their prompt in other sums than a single one does, and differ from it in the last bits.
     """
 
     def __init__(self, engine: Speaker, *, max_rows: int = MAX_ROWS, max_slots: int = MAX_SLOTS) -> None:
-        self.model, self.tokenizer = engine.model, engine.tokenizer
-        self.max_rows, self.max_slots = max_rows, max_slots
-        self._waiting: deque[_Request] = deque()
-        self._active: list[_Request] = []
+        self.tokenizer, self.max_rows, self.max_slots = engine.tokenizer, max_rows, max_slots
+        self._decoder = engine.decoder()
+        self._reader = PromptReader(self._decoder, pad_id=self.tokenizer.pad_id, max_tokens=max_slots)
+        self._waiting: deque[_Asked] = deque()
+        self._cache = RowCache(self._decoder)
+        self._row_of: dict[int, int] = {}
+        self._rows: list[_Row | None] = []
         self._next_id = 0
-        self._cache: KVCache | None = None
 
     @property
     def num_active(self) -> int:
         """Requests that get a token at each step."""
-        return len(self._active)
+        return len(self._row_of)
 
     @property
     def num_waiting(self) -> int:
         """Requests that no step has begun yet."""
-        return len(self._waiting)
+        return sum(len(asked.requests) for asked in self._waiting)
+
+    @property
+    def tokens_read(self) -> int:
+        """Tokens of prompts that went through the model; what was read before and is still known does not count."""
+        return self._reader.tokens_read
 
     def add(self, prompt: Sequence[int], params: SamplingParams, *, seed: int) -> int:
         """Queues a request and returns its id; the first step that has room begins it.
@@ -102,110 +136,153 @@ class Batcher:
         Raises DataError for a prompt that is empty, has ids that the model does not know, leaves no room in its context,
         or needs more slots than there are.
         """
-        limit = answer_limit(self.model, prompt, params)
-        if len(prompt) + limit > self.max_slots:
+        return self.add_samples(prompt, params, seeds=[seed])[0]
+
+    def add_samples(self, prompt: Sequence[int], params: SamplingParams, *, seeds: Sequence[int]) -> list[int]:
+        """Queues a request for each seed; they begin together, and the prompt is read once for all of them."""
+        limit = answer_limit(self._decoder.config, prompt, params)
+        ids = range(self._next_id, self._next_id + len(seeds))
+        texts = [TextStream(self.tokenizer, params.stop) if params.stop else None for _ in seeds]
+        requests = [_Request(i, row.tolist(), text) for i, row, text in zip(ids, draws(seeds, limit), texts, strict=True)]
+        # The last token is read by each for itself: it tells what comes next.
+        whole = (len(prompt) - 1) // self._reader.piece_tokens * self._reader.piece_tokens
+        can_share = len(seeds) > 1 and not self._decoder.config.sliding_window
+        asked = _Asked(list(prompt), params, limit, whole if can_share else 0, requests)
+        if len(seeds) > self.max_rows or self._slots_with(asked, alone=True) > self.max_slots:
             raise DataError(
-                f"a prompt of {len(prompt)} tokens and an answer of up to {limit}: the cache has room for {self.max_slots} (max_slots)"
+                f"a prompt of {len(prompt)} tokens and {len(seeds)} answers of up to {limit}: the cache has {self.max_rows} rows "
+                f"and room for {self.max_slots} tokens"
             )
-        text = TextStream(self.tokenizer, params.stop) if params.stop else None
-        request = _Request(self._next_id, list(prompt), params, limit, draws([seed], limit)[0].tolist(), text)
-        self._next_id += 1
-        self._waiting.append(request)
-        return request.id
+        self._next_id += len(seeds)
+        self._waiting.append(asked)
+        return list(ids)
 
     def cancel(self, request_id: int) -> None:
         """Forgets a request, waiting or active; its row is free for the next step. Unknown and finished ids are let be."""
-        self._waiting = deque(request for request in self._waiting if request.id != request_id)
-        if any(request.id == request_id for request in self._active):
-            self._keep([i for i, request in enumerate(self._active) if request.id != request_id])
+        for asked in self._waiting:
+            asked.requests[:] = [request for request in asked.requests if request.id != request_id]
+        self._waiting = deque(asked for asked in self._waiting if asked.requests)
+        if request_id in self._row_of:
+            self._rows[self._row_of.pop(request_id)] = None
 
     @torch.inference_mode()
     def step(self) -> list[Event]:
-        """One token for every active request, in the order in which they began; nothing if nobody is there."""
-        hidden = [self._advance()] if self._active else []
-        while self._waiting and len(self._active) < self.max_rows and self._has_room(self._waiting[0]):
-            hidden.append(self._admit(self._waiting.popleft()))
-        if not hidden:
+        """One token for every active request, in the order in which they were added; nothing if nobody is there."""
+        hidden_of: dict[int, Tensor] = {}
+        if self._row_of:
+            hidden_BD = self._advance()
+            hidden_of = {i: hidden_BD[row] for i, row in self._row_of.items()}
+        while self._waiting and self._has_room(self._waiting[0]):
+            asked = self._waiting.popleft()
+            hidden_D = self._begin(asked)
+            hidden_of |= dict.fromkeys((request.id for request in asked.requests), hidden_D)
+        if not hidden_of:
             return []
-        events = self._choose(torch.cat(hidden))
-        self._keep([i for i, event in enumerate(events) if event.finish is None])
+        order = sorted(hidden_of)
+        events = self._choose(torch.stack([hidden_of[i] for i in order]), [self._row(i) for i in order])
+        for event in events:
+            if event.finish is not None:
+                self._rows[self._row_of.pop(event.request_id)] = None
         return events
 
-    def _has_room(self, request: _Request) -> bool:
-        return sum(other.num_slots for other in self._active) + request.num_slots <= self.max_slots
+    def _row(self, request_id: int) -> _Row:
+        row = self._rows[self._row_of[request_id]]
+        assert row is not None
+        return row
 
-    def _admit(self, request: _Request) -> Tensor:
-        width = _round_up(len(request.prompt))
-        padded = [*request.prompt, *[self.tokenizer.pad_id] * (width - len(request.prompt))]
-        token_1T = torch.tensor([padded], device=self.model.device)
-        row = self._make_cache(1, _round_up(max(width, request.num_slots)))
-        # Padding is on the right and its keys are written over before a query can see them (see model/cache).
-        position_1T = torch.arange(width, device=self.model.device)[None]
-        hidden_1TD = self.model.hidden_states(token_1T, position_BT=position_1T, cache=row)
-        self._cache = row if self._cache is None else self._cache.join(row)
-        self._active.append(request)
-        return hidden_1TD[:, len(request.prompt) - 1]
+    def _has_room(self, asked: _Asked) -> bool:
+        return self.num_active + len(asked.requests) <= self.max_rows and self._slots_with(asked) <= self.max_slots
 
-    def _make_cache(self, num_rows: int, max_tokens: int) -> KVCache:
-        model = self.model
-        return KVCache(model.config, num_rows=num_rows, max_tokens=max_tokens, dtype=model.compute_dtype, device=model.device)
+    def _slots_with(self, asked: _Asked, *, alone: bool = False) -> int:
+        # What the cache can grow to: rows are as long as the longest of them.
+        active = {id(row.asked): row.asked for row in self._rows if row is not None} if not alone else {}
+        every = [asked, *active.values()]
+        num_rows = len(asked.requests) + (0 if alone else self.num_active)
+        return num_rows * max(one.row_slots for one in every) + sum(one.shared_tokens for one in every)
+
+    def _begin(self, asked: _Asked) -> Tensor:
+        self._decoder.reserve_positions(len(asked.prompt) + asked.limit)
+        read = self._reader.read(asked.prompt)
+        if asked.shared_tokens:
+            asked.kv_LCGPK = read.kv_LCGTK[..., : asked.shared_tokens, :].contiguous()
+        free = self._free_rows(len(asked.requests))
+        own_LCGTK = read.kv_LCGTK[..., asked.shared_tokens :, :]
+        self._cache.reserve(len(self._rows), own_LCGTK.shape[3] + 1)
+        for row, request in zip(free, asked.requests, strict=False):
+            self._rows[row] = _Row(asked, request)
+            self._row_of[request.id] = row
+            self._cache.fill(row, own_LCGTK)
+        return read.hidden_1D[0]
+
+    def _free_rows(self, count: int) -> list[int]:
+        free = [i for i, row in enumerate(self._rows) if row is None]
+        if len(free) < count:
+            more = -(-(count - len(free)) // ROW_BLOCK) * ROW_BLOCK
+            free += range(len(self._rows), len(self._rows) + more)
+            self._rows += [None] * more
+        return free
+
+    def _compact(self) -> None:
+        """Moves the rows in use together when a block of others, a quarter of all, does nothing but be computed."""
+        used = [i for i, row in enumerate(self._rows) if row is not None]
+        size = max(self._decoder.min_rows, -(-len(used) // ROW_BLOCK) * ROW_BLOCK)
+        if 4 * size > 3 * len(self._rows) and len(self._rows) >= self._decoder.min_rows:
+            return
+        self._rows = [*(self._rows[i] for i in used), *[None] * (size - len(used))]
+        self._row_of = {row.request.id: i for i, row in enumerate(self._rows) if row is not None}
+        self._cache.keep(used, num_rows=size)
 
     def _advance(self) -> Tensor:
-        assert self._cache is not None
-        num_missing = max(0, MIN_ROWS - len(self._active))
-        token_B = torch.tensor([request.tokens[-1] for request in self._active] + [0] * num_missing, device=self.model.device)
-        position_B = torch.tensor(
-            [len(request.prompt) + len(request.tokens) - 1 for request in self._active] + [0] * num_missing, device=self.model.device
+        self._compact()
+        # A row of nobody says token 0 at position 0 over and over.
+        rows = [(row.request.tokens[-1], row.position, row.position - row.asked.shared_tokens) if row else (0, 0, 0) for row in self._rows]
+        tokens, positions, slots = zip(*rows, strict=True)
+        self._cache.reserve(len(rows), max(slots) + 1)
+        token_B1, position_B1, slot_B1 = torch.tensor([tokens, positions, slots], device=self._decoder.device)[:, :, None]
+        hidden_B1D = self._decoder.read(
+            token_B1, self._cache.kv_LCBGSK, position_BT=position_B1, slot_BT=slot_B1, prefixes=self._prefixes()
         )
-        if self._cache.num_rows < len(token_B):
-            self._cache = self._cache.join(self._make_cache(len(token_B) - self._cache.num_rows, self._cache.max_tokens))
-        hidden_BTD = self.model.hidden_states(token_B[:, None], position_BT=position_B[:, None], cache=self._cache)
-        self._cache.keep_rows(torch.arange(len(self._active), device=self.model.device))
-        return hidden_BTD[: len(self._active), 0]
+        return hidden_B1D[:, 0]
 
-    def _choose(self, hidden_BD: Tensor) -> list[Event]:
-        num_missing = max(0, MIN_ROWS - len(hidden_BD))
-        # Of others' models some have rows beyond the tokenizer's ids, which stand for nothing and must not be said.
-        logits_BV = self.model.logits(torch.cat([hidden_BD, hidden_BD.new_zeros(num_missing, hidden_BD.shape[1])]))
-        logits_BV = logits_BV[: len(hidden_BD), : self.tokenizer.vocab_size]
-        draw_B = torch.tensor([request.draw_T[len(request.tokens)] for request in self._active], dtype=torch.float64)
-        seen = [[*request.prompt, *request.tokens] for request in self._active]
-        choice = choose(logits_BV, draw_B.to(logits_BV.device), [request.params for request in self._active], seen)
-        tokens, logps = choice.token_B.tolist(), choice.logp_B.tolist()
+    def _prefixes(self) -> list[SharedPrefix]:
+        rows_of: dict[int, tuple[Tensor, list[int]]] = {}
+        for i, row in enumerate(self._rows):
+            if row is not None and row.asked.kv_LCGPK is not None:
+                rows_of.setdefault(id(row.asked), (row.asked.kv_LCGPK, []))[1].append(i)
+        heads = self._decoder.config.num_heads // self._decoder.config.num_kv_heads
+        found = []
+        for kv_LCGPK, rows in rows_of.values():
+            filled = [*rows, *rows[:1] * (-(-MIN_ROWS // heads) - len(rows))]
+            found.append(SharedPrefix(kv_LCGPK, torch.tensor(filled, device=self._decoder.device), len(rows)))
+        return found
+
+    def _choose(self, hidden_ND: Tensor, rows: Sequence[_Row]) -> list[Event]:
+        draw_N = torch.tensor([row.request.draw_T[len(row.request.tokens)] for row in rows], dtype=torch.float64, device=hidden_ND.device)
+        penalized = any(row.asked.params.repetition_penalty != 1.0 for row in rows)
+        seen = [[*row.asked.prompt, *row.request.tokens] for row in rows] if penalized else ()
+        choice = choose(self._decoder.logits(hidden_ND), draw_N, [row.asked.params for row in rows], seen)
         return [
-            Event(request.id, token, logp, top, self._push(request, token))
-            for request, token, logp, top in zip(self._active, tokens, logps, choice.tops, strict=True)
+            Event(row.request.id, token, logp, top, self._push(row, token))
+            for row, token, logp, top in zip(rows, choice.token_B.tolist(), choice.logp_B.tolist(), choice.tops, strict=True)
         ]
 
-    def _push(self, request: _Request, token: int) -> Finish | None:
+    def _push(self, row: _Row, token: int) -> Finish | None:
+        request, params = row.request, row.asked.params
         request.tokens.append(token)
         if token == self.tokenizer.end_id:
             return "end"
         if request.text is not None:
             request.text.push(token)
-        if token in request.params.stop_tokens or (request.text is not None and request.text.stopped):
+        if token in params.stop_tokens or (request.text is not None and request.text.stopped):
             return "stop"
-        return "length" if len(request.tokens) == request.limit else None
-
-    def _keep(self, rows: list[int]) -> None:
-        if len(rows) == len(self._active):
-            return
-        self._active = [self._active[i] for i in rows]
-        if not rows:
-            self._cache = None
-        elif self._cache is not None:
-            self._cache.keep_rows(torch.tensor(rows, device=self.model.device))
+        return "length" if len(request.tokens) == row.asked.limit else None
 
 
-def answer_limit(model: Transformer, prompt: Sequence[int], params: SamplingParams) -> int:
+def answer_limit(config: ModelConfig, prompt: Sequence[int], params: SamplingParams) -> int:
     """The most tokens that an answer can have. Raises DataError for a prompt that cannot be answered."""
-    room = model.config.max_positions - len(prompt)
+    room = config.max_positions - len(prompt)
     if not prompt or room < 1:
-        raise DataError(f"a prompt of {len(prompt)} tokens: expected 1 to {model.config.max_positions - 1}, with room for an answer")
-    if not 0 <= min(prompt) <= max(prompt) < model.config.vocab_size:
-        raise DataError(f"a prompt has ids from {min(prompt)} to {max(prompt)}; the model knows 0 to {model.config.vocab_size - 1}")
+        raise DataError(f"a prompt of {len(prompt)} tokens: expected 1 to {config.max_positions - 1}, with room for an answer")
+    if not 0 <= min(prompt) <= max(prompt) < config.vocab_size:
+        raise DataError(f"a prompt has ids from {min(prompt)} to {max(prompt)}; the model knows 0 to {config.vocab_size - 1}")
     return min(params.max_tokens, room)
-
-
-def _round_up(num_tokens: int) -> int:
-    return -(-num_tokens // SLOT_MULTIPLE) * SLOT_MULTIPLE

@@ -8,12 +8,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-import numpy as np
+import torch
 
 from bloomery.generate.batcher import Batcher, Finish
 from bloomery.generate.sampling import SamplingParams
 from bloomery.generate.text import Vocabulary
+from bloomery.model.decoding import Decoder
 from bloomery.model.transformer import Transformer
+
+MAX_SAMPLES = 64
+"""Samples of one prompt that begin together; the rest of them begin when there is room."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,8 @@ class Engine:
     def __init__(self, model: Transformer, tokenizer: Vocabulary) -> None:
         self.model = model
         self.tokenizer = tokenizer
+        self._decoder: Decoder | None = None
+        self._decoder_key: tuple[object, ...] = ()
 
     @property
     def context_tokens(self) -> int:
@@ -62,9 +68,15 @@ class Engine:
         if len(seeds) != len(prompts):
             raise ValueError(f"{len(prompts)} prompts, but {len(seeds)} seeds")
         batcher = Batcher(self)
+        samples_of: dict[tuple[int, ...], list[int]] = {}
+        for i, prompt in enumerate(prompts):
+            samples_of.setdefault(tuple(prompt), []).append(i)
+        place: dict[int, int] = {}
         # Longest first: what is too much for the memory then fails at once, not after an hour.
-        order = np.argsort([-len(prompt) for prompt in prompts], kind="stable").tolist()
-        place = {batcher.add(prompts[i], params, seed=seeds[i]): i for i in order}
+        for ids, same in sorted(samples_of.items(), key=lambda item: -len(item[0])):
+            for start in range(0, len(same), MAX_SAMPLES):
+                part = same[start : start + MAX_SAMPLES]
+                place |= zip(batcher.add_samples(ids, params, seeds=[seeds[i] for i in part]), part, strict=True)
         tokens: list[list[int]] = [[] for _ in prompts]
         logps: list[list[float]] = [[] for _ in prompts]
         tops: list[list[list[tuple[int, float]]]] = [[] for _ in prompts]
@@ -79,6 +91,18 @@ class Engine:
                 if event.finish is not None:
                     finishes[i] = event.finish
         return [Sample(tokens[i], logps[i], finishes[i], tops[i]) for i in range(len(prompts))]
+
+    def decoder(self) -> Decoder:
+        """The model ready to generate, made anew when a weight has changed since the last time."""
+        # A parameter's version counts what is written into it; tensors made in inference mode have none.
+        versions = [(p.data_ptr(), None if p.is_inference() else p._version) for p in self.model.parameters()]
+        key = (self.model.compute_dtype, *versions)
+        if self._decoder is None or key != self._decoder_key or any(version is None for _, version in versions):
+            self._decoder = None  # the old one's memory is free before the new one needs it
+            with torch.inference_mode():
+                self._decoder = Decoder(self.model, vocab_size=self.tokenizer.vocab_size)
+            self._decoder_key = key
+        return self._decoder
 
     def stream(self, prompt: Sequence[int], params: SamplingParams, *, seed: int) -> Iterator[int]:
         """The tokens of one answer as they are made, the last one too."""

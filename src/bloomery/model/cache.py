@@ -44,12 +44,3 @@ class KVCache:
         """Drops every row but these, in this order (a row may come more than once)."""
         self.key_LBGSK = self.key_LBGSK[:, row_B]
         self.value_LBGSK = self.value_LBGSK[:, row_B]
-
-    def join(self, other: "KVCache") -> "KVCache":
-        """Both caches' rows in one; each has room for as many tokens as the roomier of the two."""
-        joined = KVCache.__new__(KVCache)
-        joined.key_LBGSK, joined.value_LBGSK = (
-            torch.cat([torch.nn.functional.pad(x, (0, 0, 0, max(self.max_tokens, other.max_tokens) - x.shape[3])) for x in pair], dim=1)
-            for pair in ((self.key_LBGSK, other.key_LBGSK), (self.value_LBGSK, other.value_LBGSK))
-        )
-        return joined

@@ -1,0 +1,81 @@
+"""Prompts are read once: what two of them have in common at their beginning, such as a few-shot head, is not read again.
+
+A prompt is read in pieces of `piece_tokens`, counted from its beginning. The keys and values of whole pieces are kept, each
+under everything that the prompt says up to its end, and the next prompt that begins so takes them from here. A piece is
+computed in the same way whoever asks for it, so that a prompt's numbers do not depend on what was read before it.
+
+Legend: T tokens, L layers, C keys or values, G key-value heads, S slots, K head dimension, D model.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bloomery.model.decoding import Decoder, round_up
+
+PIECE_TOKENS, CUDA_PIECE_TOKENS = 64, 512
+"""On a CPU a product of 64 rows is as fast a token as any; a GPU wants more. Multiples of the cache's blocks of slots."""
+WIDTH_MULTIPLE = 16
+"""A prompt's last piece is filled up to a multiple of this."""
+
+
+class ReadPrompt(NamedTuple):
+    """A prompt's keys and values, and the stream at its last token."""
+
+    kv_LCGTK: Tensor
+    hidden_1D: Tensor
+
+
+class PromptReader:
+    """Reads prompts and remembers pieces of the latest ones, up to `max_tokens` tokens. `tokens_read` counts the work done."""
+
+    def __init__(self, decoder: Decoder, *, pad_id: int, max_tokens: int) -> None:
+        self.decoder, self.pad_id, self.max_tokens = decoder, pad_id, max_tokens
+        self.piece_tokens = PIECE_TOKENS if decoder.device.type == "cpu" else CUDA_PIECE_TOKENS
+        self.tokens_read = 0
+        """Tokens that went through the model; those of remembered pieces do not count."""
+        self._pieces: OrderedDict[bytes, Tensor] = OrderedDict()
+
+    def read(self, prompt: Sequence[int]) -> ReadPrompt:
+        """A prompt of at least one token. Its last token is always read, because what comes after it has to be told."""
+        ids, size = np.asarray(prompt, dtype=np.int64), self.piece_tokens
+        self.decoder.reserve_positions(round_up(len(ids)))
+        kv_LC1GSK = self.decoder.new_cache(1, round_up(len(ids)))
+        start = 0
+        for end in range(size, len(ids), size):
+            kept = self._pieces.get(ids[:end].tobytes())
+            if kept is None:
+                break
+            kv_LC1GSK[:, :, 0, :, start:end] = kept
+            self._pieces.move_to_end(ids[:end].tobytes())
+            start = end
+        while True:
+            end = min(start + size, len(ids))
+            hidden_TD = self._read_piece(ids[start:end], start, kv_LC1GSK)
+            if end - start == size:
+                self._remember(ids[:end].tobytes(), kv_LC1GSK[:, :, 0, :, start:end])
+            if end == len(ids):
+                return ReadPrompt(kv_LC1GSK[:, :, 0, :, :end], hidden_TD[end - start - 1 : end - start])
+            start = end
+
+    def _read_piece(self, ids: np.ndarray, start: int, kv_LC1GSK: Tensor) -> Tensor:
+        self.tokens_read += len(ids)
+        # Padding is on the right: no token sees it, and the slots after the prompt's end are not taken over.
+        width = -(-len(ids) // WIDTH_MULTIPLE) * WIDTH_MULTIPLE
+        token_1T = torch.full((1, width), self.pad_id, device=self.decoder.device)
+        token_1T[0, : len(ids)] = torch.from_numpy(ids)
+        position_1T = torch.arange(start, start + width, device=self.decoder.device)[None]
+        # Only the slots up to this piece's end: keys that nobody sees are not multiplied.
+        seen_LC1GSK = kv_LC1GSK[:, :, :, :, : round_up(start + width)].contiguous()
+        hidden_1TD = self.decoder.read(token_1T, seen_LC1GSK, position_BT=position_1T)
+        kv_LC1GSK[:, :, :, :, start : start + width] = seen_LC1GSK[:, :, :, :, start : start + width]
+        return hidden_1TD[0]
+
+    def _remember(self, key: bytes, kv_LCGTK: Tensor) -> None:
+        self._pieces[key] = kv_LCGTK.clone()
+        while len(self._pieces) * self.piece_tokens > self.max_tokens:
+            self._pieces.popitem(last=False)

@@ -1,14 +1,19 @@
 """export: what was written is what was trained, and other programs load it."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
+from bloomery.core.artifact import seal_folder
 from bloomery.core.config import check_config
 from bloomery.core.errors import DataError
 from bloomery.core.stage import Runtime
+from bloomery.model.config import LoraConfig
+from bloomery.model.heads import document_rewards, replace_head, token_values
 from bloomery.model.huggingface import load_model, save_model
+from bloomery.model.lora import add_adapters
 from bloomery.stages.export import ExportConfig, export
 
 
@@ -42,7 +47,7 @@ def test_a_checkpoint_of_other_hands_goes_out_as_it_came(tmp_path: Path, tiny_to
         (tmp_path / "in" / name).write_bytes((tiny_tokenizer / name).read_bytes())
     metrics = export(ExportConfig(), model=tmp_path / "in", out=tmp_path / "out", runtime=Runtime(quiet=True))
     files = {path.name: path.read_bytes() for path in (tmp_path / "in").iterdir()}
-    assert len(files) > 6 and files == {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert len(files) > 6 and files == {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir() if path.name != "README.md"}
     assert metrics["bytes"] == sum(len(content) for name, content in files.items() if name.endswith(".safetensors"))
     export(ExportConfig(dtype="bf16"), model=tmp_path / "in", out=tmp_path / "one", runtime=Runtime(quiet=True))
     assert (tmp_path / "one" / "config.json").read_bytes() == files["config.json"]
@@ -78,3 +83,77 @@ def test_a_checkpoint_without_a_tokenizer_is_refused(tmp_path: Path, tiny_checkp
         (tmp_path / name).write_bytes((tiny_checkpoint / name).read_bytes())
     with pytest.raises(DataError, match=r"has no tokenizer\.json"):
         export(ExportConfig(), model=tmp_path, out=tmp_path / "out", runtime=Runtime(quiet=True))
+
+
+def test_a_reward_model_goes_out_as_sequence_classification_that_scores_equally(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    reward = replace_head(load_model(tiny_checkpoint), seed=1)
+    save_model(reward, tmp_path / "reward", tokenizer=tiny_checkpoint)
+    config = json.loads((tmp_path / "reward" / "config.json").read_text())
+    del config["pad_token_id"]  # as of a checkpoint of others, whose language model needed none
+    (tmp_path / "reward" / "config.json").write_text(json.dumps(config))
+    export(ExportConfig(), model=tmp_path / "reward", out=tmp_path / "out", runtime=Runtime(quiet=True))
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "out")
+    batch = tokenizer(["the cat sat", "a dog ran to the red house"], padding=True, return_tensors="pt")
+    with torch.no_grad():
+        theirs = AutoModelForSequenceClassification.from_pretrained(tmp_path / "out")(**batch).logits[:, 0]
+        ours = document_rewards(token_values(reward, batch["input_ids"]), batch["attention_mask"])
+    torch.testing.assert_close(theirs, ours, atol=1e-5, rtol=0)
+    assert "A reward model" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_a_lora_goes_out_beside_the_weights_that_it_was_trained_on(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    def seal(folder: Path, stage: str, inputs: dict[str, list[str]]) -> Path:
+        fingerprint = (stage[0] * 64).replace("s", "5").replace("p", "9")
+        record = {
+            "stage": stage,
+            "version": 1,
+            "fingerprint": fingerprint,
+            "kind": "checkpoint",
+            "config": {},
+            "inputs": inputs,
+            "metrics": {},
+        }
+        return seal_folder(folder, tmp_path / "artifacts" / f"{stage}-{fingerprint[:16]}", record).path
+
+    base = load_model(tiny_checkpoint)
+    save_model(base, tmp_path / "base", tokenizer=tiny_checkpoint)
+    pretrained = seal(tmp_path / "base", "pretrain", {})
+    add_adapters(base, LoraConfig(rank=2), seed=1)
+    with torch.no_grad():
+        for name, parameter in base.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(generator=torch.Generator().manual_seed(3))
+    save_model(base, tmp_path / "tuned", tokenizer=tiny_checkpoint, like=pretrained)
+    tuned = seal(tmp_path / "tuned", "sft", {"init": ["9" * 64]})
+    export(ExportConfig(lora="beside"), model=tuned, out=tmp_path / "out", runtime=Runtime(quiet=True))
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == (pretrained / "model.safetensors").read_bytes()
+    theirs = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tmp_path / "out"), tmp_path / "out" / "adapter")
+    ids = torch.arange(20)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(theirs(ids).logits, load_model(tuned)(ids), atol=1e-4, rtol=1e-4)
+    export(ExportConfig(), model=tuned, out=tmp_path / "merged", runtime=Runtime(quiet=True))
+    assert (tmp_path / "merged" / "model.safetensors").read_bytes() == (tuned / "model.safetensors").read_bytes()
+    for path in pretrained.iterdir():
+        path.unlink()
+    with pytest.raises(DataError, match=r"trained on is not in the store any more.*--input model=BASE"):
+        export(ExportConfig(lora="beside"), model=tuned, out=tmp_path / "gone", runtime=Runtime(quiet=True))
+    with pytest.raises(DataError, match=r"has no adapter/"):
+        export(ExportConfig(lora="beside"), model=tiny_checkpoint, out=tmp_path / "none", runtime=Runtime(quiet=True))
+
+
+def test_a_gguf_has_the_dtype_of_the_weights_and_a_card_beside_it(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    metrics = export(ExportConfig(format="gguf"), model=tiny_checkpoint, out=tmp_path / "out", runtime=Runtime(quiet=True))
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"model-F32.gguf", "README.md"}
+    assert (metrics["architecture"], metrics["tokenizer"], metrics["dtype"]) == ("qwen3", "llama-bpe", "fp32")
+    assert "llama-cli -m model-F32.gguf" in (tmp_path / "out" / "README.md").read_text()
+
+
+def test_settings_that_belong_to_another_format_are_refused() -> None:
+    for values, message in (({"dtype": "q8_0"}, 'set format = "gguf"'), ({"format": "gguf", "lora": "beside"}, 'set format = "hf"')):
+        _, mistakes = check_config(ExportConfig, values)
+        assert len(mistakes) == 1 and message in mistakes[0]

@@ -29,7 +29,11 @@ EVALUATE_EXAMPLES = (
     "Examples:\n\n    bloomery evaluate runs/quickstart/sft runs/quickstart/dpo --prompts runs/quickstart/skills --out scores\n\n"
     "    bloomery evaluate quickstart --prompts my_prompts.jsonl --out scores --set num_prompts=200"
 )
-EXPORT_EXAMPLES = "Examples:\n\n    bloomery export quickstart --out my_model\n\n    bloomery export quickstart --model sft --out sft_model"
+EXPORT_EXAMPLES = (
+    "Examples:\n\n    bloomery export quickstart --out my_model\n\n"
+    "    bloomery export quickstart --model sft --out sft_model --dtype bf16\n\n"
+    "    bloomery export quickstart --format gguf --dtype q8_0 --out my_gguf"
+)
 
 
 def chat(
@@ -76,22 +80,27 @@ def chat(
 def export(
     model: ModelArgument,
     out: Annotated[Path, typer.Option("--out", help="The folder to make; it must not exist.", metavar="DIR")],
-    format: Annotated[str, typer.Option("--format", help="hf: a Hugging Face folder.")] = "hf",
+    format: Annotated[str, typer.Option("--format", help="hf: a Hugging Face folder. gguf: a file for llama.cpp.")] = "hf",
+    dtype: Annotated[str, typer.Option("--dtype", help="keep, fp32, bf16, fp16; for gguf also q8_0.")] = "keep",
+    licence: Annotated[str, typer.Option("--licence", help='Of the weights, as in "apache-2.0": goes into the model card.')] = "",
     node: NodeOption = None,
     settings: SetOption = None,
     store: StoreOption = DEFAULT_STORE,
     as_json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """Write a model in a format that other tools load, and check that it gives the same logits there."""
+    """Write a model in a format that other tools load, read it back to check, and write its model card."""
     with session(as_json=as_json, debug=debug):
-        from bloomery.pipeline.locate import find_checkpoint
+        from bloomery.pipeline.locate import find_checkpoint, find_scores
         from bloomery.pipeline.single import parse_settings, run_single_stage
         from bloomery.stages.catalog import load_stage
 
         path = find_checkpoint(model, store, node=node)
-        options = {"format": format, **parse_settings(settings or ())}
-        show_artifact(run_single_stage(load_stage("export"), inputs={"model": [str(path)]}, settings=options, out=out), as_json=as_json)
+        scores = [str(found) for found in find_scores(path)]
+        named = {"name": Path(model.rstrip("/")).name or "bloomery model", "format": format, "dtype": dtype, "licence": licence}
+        inputs = {"model": [str(path)], **({"scores": scores} if scores else {})}
+        options = {**named, **parse_settings(settings or ())}
+        show_artifact(run_single_stage(load_stage("export"), inputs=inputs, settings=options, out=out), as_json=as_json)
 
 
 def evaluate(

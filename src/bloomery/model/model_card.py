@@ -47,6 +47,12 @@ def find_lineage(model: Path) -> Lineage:
     return Lineage(list(found.values()), len(missing))
 
 
+def same_model(artifact: Artifact) -> set[str]:
+    """The fingerprints of a checkpoint under which it may have been evaluated: its own, and of an export what was exported."""
+    exported = artifact.record["inputs"].get("model", []) if artifact.record["stage"] == "export" else []
+    return {artifact.fingerprint, *exported}
+
+
 def model_card(
     export: Mapping[str, Any], config: ModelConfig, lineage: Lineage, *, scores: Sequence[Path], written: Mapping[str, Any]
 ) -> str:
@@ -163,14 +169,14 @@ def _mixture(lineage: Lineage) -> str:
 
 
 def _scores(lineage: Lineage, scores: Sequence[Path]) -> str:
-    own = lineage.artifacts[-1].fingerprint if lineage.artifacts else None
+    own = same_model(lineage.artifacts[-1]) if lineage.artifacts else set()
     rows = []
     for path in scores:
         found = read_json(path / "scores.json" if path.is_dir() else path)
         record = read_artifact(path).record if (path / RECORD).is_file() else {"inputs": {}, "config": {}}
         names = record["config"].get("names") or found.get("models") or []
         models = record["inputs"].get("models") or []
-        mine = [name for name, fingerprint in zip(names, models, strict=False) if fingerprint == own] or (names if len(names) == 1 else [])
+        mine = [name for name, fingerprint in zip(names, models, strict=False) if fingerprint in own] or (names if len(names) == 1 else [])
         others = set(names) - set(mine)
         rows += [row for keys, score in _intervals(found) if (row := _score_row(keys, score, mine, others))]
     if not rows:

@@ -91,6 +91,17 @@ def find_checkpoint(name: str, store: Path, *, node: str | None = None) -> Path:
     return (exported or list(models.values()))[-1]
 
 
+def find_scores(checkpoint: Path) -> list[Path]:
+    """The evaluations of a checkpoint that lie beside it in the store, oldest name first; of an export also those of its model."""
+    if not (checkpoint / RECORD).is_file():
+        return []
+    record = read_artifact(checkpoint).record
+    names = {record["fingerprint"], *(record["inputs"].get("model", []) if record["stage"] == "export" else [])}
+    others = [path.parent for path in sorted(checkpoint.resolve().parent.glob(f"*/{RECORD}"))]
+    found = [(path, read_artifact(path)) for path in others if path.name.startswith("evaluate")]
+    return [path for path, artifact in found if names & set(artifact.record["inputs"].get("models", []))]
+
+
 def finished_nodes(run: Path, *, kind: str | None = None) -> dict[str, Path]:
     """The finished artifacts of a run by node id, in the order of its plan; only those of `kind` if one is given."""
     found = {node["id"]: run.parent / node["artifact"] for node in read_spec(run)["nodes"]}

@@ -7,6 +7,7 @@ from bloomery.core.config import suggest
 from bloomery.core.errors import ConfigError
 from bloomery.evaluate.benchmark import Benchmark
 from bloomery.evaluate.tasks import parsers
+from bloomery.evaluate.tasks.code import code_benchmarks
 from bloomery.evaluate.tasks.core_tasks import core_benchmarks
 from bloomery.evaluate.tasks.knowledge import knowledge_benchmarks
 from bloomery.evaluate.tasks.probes import probe_benchmarks
@@ -15,7 +16,7 @@ from bloomery.evaluate.tasks.written import written_benchmarks
 
 def catalog() -> dict[str, Benchmark]:
     """All benchmarks by name; those that a chat can be asked also as NAME_chat."""
-    plain = [*core_benchmarks(), *knowledge_benchmarks(), *written_benchmarks(), *probe_benchmarks()]
+    plain = [*core_benchmarks(), *knowledge_benchmarks(), *written_benchmarks(), *code_benchmarks(), *probe_benchmarks()]
     chats = [chat_version(benchmark) for benchmark in plain if _has_chat_version(benchmark)]
     return {benchmark.name: benchmark for benchmark in [*plain, *chats]}
 

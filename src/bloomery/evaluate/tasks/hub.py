@@ -23,6 +23,7 @@ HUB_TABLE = {
     "ifeval": ("google/IFEval", "ifeval_input_data.jsonl", "main"),
     "crows_pairs": ("nyu-mll/crows_pairs", "crows_pairs/test/0000.parquet", PARQUET),
     "humaneval": ("openai/openai_humaneval", "openai_humaneval/test-00000-of-00001.parquet", "main"),
+    "mbpp_prompt": ("google-research-datasets/mbpp", "full/prompt-00000-of-00001.parquet", "main"),
     "mbpp": ("google-research-datasets/mbpp", "full/test-00000-of-00001.parquet", "main"),
 }
 """Name: repository, file, revision."""

@@ -91,7 +91,7 @@ def score_programs(questions: Sequence[Question], completions: Sequence[Sequence
     """pass@1, and pass@10 where there are so many, of each question's completions. Raises ConfigError where no sandbox can be had."""
     programs = [program_of(question, text) for question, texts in zip(questions, completions, strict=True) for text in texts]
     judged = iter(judge_programs(programs, SandboxLimits(), workers=len(os.sched_getaffinity(0))))
-    found = []
+    found: list[Mapping[str, float]] = []
     for texts in completions:
         passed = sum(next(judged).passed for _ in texts)
         found.append({f"pass_at_{k}": pass_at_k(len(texts), passed, k) for k in (1, 10) if k <= len(texts)})

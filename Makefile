@@ -16,8 +16,8 @@ test: $(VENV)/.installed-dev ## the whole test suite
 	$(BIN)/python -m pytest
 
 lint: $(VENV)/.installed-dev ## ruff (lint and format) and the type checker
-	$(BIN)/ruff check src tests docs bench
-	$(BIN)/ruff format --check src tests docs bench
+	$(BIN)/ruff check src tests docs bench examples
+	$(BIN)/ruff format --check src tests docs bench examples
 	$(BIN)/mypy
 
 peers: ## other tools that bench/ measures us against, in .venv-peers

@@ -5,6 +5,8 @@ A test compares the file with what this would write, so that the reference canno
 
 import inspect
 from pathlib import Path
+from types import NoneType
+from typing import get_args
 
 from pydantic import BaseModel
 
@@ -57,7 +59,10 @@ def _slots(stage: Stage) -> str:
 def _fields(config_type: type[BaseModel], prefix: str = "") -> str:
     rows = [] if prefix else ["| setting | type | default | meaning |", "|---|---|---|---|"]
     for name, field in config_type.model_fields.items():
-        annotation = field.annotation
+        # A table that may be left out is described like one that may not.
+        inner = [part for part in get_args(field.annotation) if part is not NoneType]
+        is_optional_table = len(inner) == 1 and isinstance(inner[0], type) and issubclass(inner[0], BaseModel)
+        annotation = inner[0] if is_optional_table else field.annotation
         if isinstance(annotation, type) and issubclass(annotation, BaseModel):
             rows.append(f"| `{prefix}{name}` | table | | {_cell(field.description or annotation.__doc__)} |")
             rows.append(_fields(annotation, f"{prefix}{name}."))

@@ -2,6 +2,7 @@
 
 import contextlib
 import http.server
+import json
 import os
 import re
 import threading
@@ -142,3 +143,72 @@ def wait_for(condition, *, seconds=10.0):
     while not condition():
         assert time.monotonic() < end, "it did not come to pass"
         time.sleep(0.01)
+
+
+class ChatService:
+    """A service with OpenAI's chat API that answers what `write` makes of a prompt; `faults` are used up, one a request."""
+
+    def __init__(self):
+        self.write = lambda prompt: f"you said {prompt}"
+        self.faults: list[tuple] = []
+        self.asked: list[dict] = []
+        self.keys: list[str | None] = []
+        self.times: list[float] = []
+        self.open = self.most_open = 0
+        self.lock = threading.Lock()
+        service = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_POST(self):
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                with service.lock:
+                    service.open += 1
+                    service.most_open = max(service.most_open, service.open)
+                    service.asked.append(body)
+                    service.keys.append(self.headers.get("Authorization"))
+                    service.times.append(time.monotonic())
+                    fault = service.faults.pop(0) if service.faults else ("none",)
+                service.reply(self, body, fault)
+
+            def log_message(self, *arguments):
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}/v1"
+        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
+
+    def reply(self, handler, body, fault):
+        said = self.write(body["messages"][-1]["content"]) if "messages" in body else ""
+        good = {
+            "choices": [{"message": {"content": said}, "finish_reason": "stop"}],
+            "usage": {"prompt_tokens": 10, "completion_tokens": 3},
+        }
+        status, headers, raw = 200, {}, json.dumps(good).encode()
+        if fault[0] == "status":
+            status, headers, raw = fault[1], fault[2], json.dumps({"error": {"message": "not now"}}).encode()
+        elif fault[0] == "body":
+            raw = fault[1]
+        elif fault[0] == "sleep":
+            time.sleep(fault[1])
+        with self.lock:
+            self.open -= 1
+        if fault[0] == "hang up":
+            handler.close_connection = True
+            return
+        handler.send_response(status)
+        for name, value in {"Content-Length": str(len(raw)), **headers}.items():
+            handler.send_header(name, value)
+        handler.end_headers()
+        handler.wfile.write(raw[: len(raw) // 2] if fault[0] == "cut" else raw)
+        handler.close_connection = True
+
+
+@pytest.fixture
+def chat_service():
+    service = ChatService()
+    yield service
+    service.server.shutdown()
+    service.server.server_close()

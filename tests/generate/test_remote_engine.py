@@ -1,23 +1,22 @@
 """The remote engine: against our own server, and against one that misbehaves in every way a service does."""
 
 import email.utils
-import http.server
 import json
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from types import ModuleType, SimpleNamespace
 
 import pytest
 
 from bloomery.core.errors import ConfigError, DataError
+from bloomery.core.stage import Endpoint
 from bloomery.generate.answer_store import AnswerStore, request_key
-from bloomery.generate.answers import Answer, Answered, LocalAnswerer
+from bloomery.generate.answers import Answer, Answered, LocalAnswerer, keep_answers
 from bloomery.generate.engine import Engine, Sample
-from bloomery.generate.remote_engine import Endpoint, RemoteEngine
+from bloomery.generate.remote_engine import RemoteEngine
 from bloomery.generate.sampling import SamplingParams
 from bloomery.model.config import ModelConfig
 from bloomery.model.transformer import Transformer
@@ -31,77 +30,9 @@ def ask(text):
     return [{"role": "user", "content": text}]
 
 
-class Service:
-    """A chat service that says back what it is told; `faults` are used up, one a request."""
-
-    def __init__(self):
-        self.faults: list[tuple] = []
-        self.asked: list[dict] = []
-        self.keys: list[str | None] = []
-        self.times: list[float] = []
-        self.open = self.most_open = 0
-        self.lock = threading.Lock()
-        service = self
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_POST(self):
-                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                with service.lock:
-                    service.open += 1
-                    service.most_open = max(service.most_open, service.open)
-                    service.asked.append(body)
-                    service.keys.append(self.headers.get("Authorization"))
-                    service.times.append(time.monotonic())
-                    fault = service.faults.pop(0) if service.faults else ("none",)
-                service.reply(self, body, fault)
-
-            def log_message(self, *arguments):
-                pass
-
-        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}/v1"
-        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
-
-    def reply(self, handler, body, fault):
-        said = f"you said {body['messages'][-1]['content']}"
-        good = {
-            "choices": [{"message": {"content": said}, "finish_reason": "stop"}],
-            "usage": {"prompt_tokens": 10, "completion_tokens": 3},
-        }
-        status, headers, raw = 200, {}, json.dumps(good).encode()
-        if fault[0] == "status":
-            status, headers, raw = fault[1], fault[2], json.dumps({"error": {"message": "not now"}}).encode()
-        elif fault[0] == "body":
-            raw = fault[1]
-        elif fault[0] == "sleep":
-            time.sleep(fault[1])
-        with self.lock:
-            self.open -= 1
-        if fault[0] == "hang up":
-            handler.close_connection = True
-            return
-        handler.send_response(status)
-        for name, value in {"Content-Length": str(len(raw)), **headers}.items():
-            handler.send_header(name, value)
-        handler.end_headers()
-        handler.wfile.write(raw[: len(raw) // 2] if fault[0] == "cut" else raw)
-        handler.close_connection = True
-
-
-@pytest.fixture
-def service():
-    made = Service()
-    yield made
-    made.server.shutdown()
-    made.server.server_close()
-
-
 def engine_of(service, *, store=None, **changes):
     waits = {"first_wait_seconds": 0.02, "max_wait_seconds": 5.0, "timeout_seconds": 5.0, "attempts": 4}
-    return RemoteEngine(Endpoint(url=service.url, model="echo", **{**waits, **changes}), store=store)
+    return RemoteEngine(Endpoint(url=service.url, **{**waits, **changes}), "echo", store=store)
 
 
 def answers(engine, texts, params=PARAMS):
@@ -109,11 +40,11 @@ def answers(engine, texts, params=PARAMS):
     return [found[i].text for i in range(len(texts))]
 
 
-def test_answers_come_with_their_counts_and_their_cost(service):
-    engine = engine_of(service, price_per_million_prompt_tokens=2.0, price_per_million_answer_tokens=10.0)
+def test_answers_come_with_their_counts_and_their_cost(chat_service):
+    engine = engine_of(chat_service, price_per_million_prompt_tokens=2.0, price_per_million_answer_tokens=10.0)
     (answered,) = engine.answer([ask("hi")], SamplingParams(max_tokens=8, temperature=0.5, stop=("x",)), seeds=[7])
     assert answered == Answered(0, Answer("you said hi", "end", 10, 3))
-    assert service.asked == [{"model": "echo", "messages": ask("hi"), "max_tokens": 8, "temperature": 0.5, "stop": ["x"], "seed": 7}]
+    assert chat_service.asked == [{"model": "echo", "messages": ask("hi"), "max_tokens": 8, "temperature": 0.5, "stop": ["x"], "seed": 7}]
     assert (engine.spent.requests, engine.spent.prompt_tokens, engine.spent.answer_tokens) == (1, 10, 3)
     assert engine.spent.cost == pytest.approx(10 * 2e-6 + 3 * 10e-6)
 
@@ -132,73 +63,73 @@ def test_answers_come_with_their_counts_and_their_cost(service):
         ("body", b"[]"),
         ("body", b"[" * 100_000),
     ],
-    ids=repr,
+    ids=lambda fault: repr(fault)[:40],
 )
-def test_what_may_pass_is_tried_again(service, fault):
-    service.faults = [fault, fault]
-    engine = engine_of(service)
+def test_what_may_pass_is_tried_again(chat_service, fault):
+    chat_service.faults = [fault, fault]
+    engine = engine_of(chat_service)
     assert answers(engine, ["a"]) == ["you said a"]
-    assert (len(service.asked), engine.spent.retries) == (3, 2)
+    assert (len(chat_service.asked), engine.spent.retries) == (3, 2)
 
 
-def test_an_answer_that_takes_too_long_is_asked_for_again(service):
-    service.faults = [("sleep", 1.0)]
-    assert answers(engine_of(service, timeout_seconds=0.2), ["a"]) == ["you said a"]
-    assert len(service.asked) == 2
+def test_an_answer_that_takes_too_long_is_asked_for_again(chat_service):
+    chat_service.faults = [("sleep", 1.0)]
+    assert answers(engine_of(chat_service, timeout_seconds=0.2), ["a"]) == ["you said a"]
+    assert len(chat_service.asked) == 2
 
 
 @pytest.mark.parametrize("value", ["1", "date"])
-def test_a_server_that_says_when_to_come_back_is_obeyed_by_everybody(service, value):
-    service.faults = [("status", 429, {"Retry-After": "1" if value == "1" else email.utils.formatdate(time.time() + 2, usegmt=True)})]
-    engine = engine_of(service, in_flight=1)
+def test_a_server_that_says_when_to_come_back_is_obeyed_by_everybody(chat_service, value):
+    chat_service.faults = [("status", 429, {"Retry-After": "1" if value == "1" else email.utils.formatdate(time.time() + 2, usegmt=True)})]
+    engine = engine_of(chat_service, in_flight=1)
     assert answers(engine, ["a", "b"]) == ["you said a", "you said b"]
-    assert service.times[1] - service.times[0] > 0.9
+    assert chat_service.times[1] - chat_service.times[0] > 0.9
 
 
-def test_waits_double_and_never_exceed_their_limit(service):
-    service.faults = [("status", 500, {})] * 3
-    answers(engine_of(service, first_wait_seconds=0.1, max_wait_seconds=0.15), ["a"])
-    gaps = [later - earlier for earlier, later in zip(service.times, service.times[1:], strict=False)]
+def test_waits_double_and_never_exceed_their_limit(chat_service):
+    chat_service.faults = [("status", 500, {})] * 3
+    answers(engine_of(chat_service, first_wait_seconds=0.1, max_wait_seconds=0.15), ["a"])
+    gaps = [later - earlier for earlier, later in zip(chat_service.times, chat_service.times[1:], strict=False)]
     assert gaps[0] >= 0.05 and gaps[1] >= 0.1 and gaps[2] >= 0.15
     assert max(gaps) < 1.0
 
 
-def test_what_will_not_pass_is_said_at_once_with_the_servers_words(service):
-    service.faults = [("status", 400, {})]
+def test_what_will_not_pass_is_said_at_once_with_the_servers_words(chat_service):
+    chat_service.faults = [("status", 400, {})]
     with pytest.raises(DataError, match="HTTP 400: not now"):
-        answers(engine_of(service), ["a"])
-    assert len(service.asked) == 1
-    service.faults = [("status", 500, {})] * 9
+        answers(engine_of(chat_service), ["a"])
+    assert len(chat_service.asked) == 1
+    chat_service.faults = [("status", 500, {})] * 9
     with pytest.raises(DataError, match="HTTP 500: not now after 4 attempts"):
-        answers(engine_of(service), ["a"])
+        answers(engine_of(chat_service), ["a"])
 
 
-def test_no_redirect_is_followed_because_it_would_carry_the_key_away(service, monkeypatch):
+def test_no_redirect_is_followed_because_it_would_carry_the_key_away(chat_service, monkeypatch):
     monkeypatch.setenv("ECHO_KEY", "s3cret")
-    service.faults = [("status", 307, {"Location": "http://127.0.0.1:9/v1"})]
+    chat_service.faults = [("status", 307, {"Location": "http://127.0.0.1:9/v1"})]
     with pytest.raises(DataError, match="HTTP 307") as caught:
-        answers(engine_of(service, key_variable="ECHO_KEY"), ["a"])
-    assert service.keys == ["Bearer s3cret"]
+        answers(engine_of(chat_service, key_variable="ECHO_KEY"), ["a"])
+    assert chat_service.keys == ["Bearer s3cret"]
     assert "s3cret" not in str(caught.value)
     with pytest.raises(ConfigError, match="NO_SUCH_KEY"):
-        engine_of(service, key_variable="NO_SUCH_KEY")
+        engine_of(chat_service, key_variable="NO_SUCH_KEY")
 
 
-def test_no_more_requests_than_allowed_are_in_flight(service):
-    service.faults = [("sleep", 0.05)] * 12
-    assert answers(engine_of(service, in_flight=3), [str(i) for i in range(12)]) == [f"you said {i}" for i in range(12)]
-    assert service.most_open == 3
+def test_no_more_requests_than_allowed_are_in_flight(chat_service):
+    chat_service.faults = [("sleep", 0.05)] * 12
+    assert answers(engine_of(chat_service, in_flight=3), [str(i) for i in range(12)]) == [f"you said {i}" for i in range(12)]
+    assert chat_service.most_open == 3
 
 
-def test_what_was_answered_is_not_asked_again_and_other_params_are_other_requests(service, tmp_path):
+def test_what_was_answered_is_not_asked_again_and_other_params_are_other_requests(chat_service, tmp_path):
     with AnswerStore(tmp_path / "answers.jsonl") as store:
-        first = answers(engine_of(service, store=store), ["a", "b", "é\u2028"])
+        first = answers(engine_of(chat_service, store=store), ["a", "b", "é\u2028"])
     with AnswerStore(tmp_path / "answers.jsonl") as store:
-        engine = engine_of(service, store=store)
+        engine = engine_of(chat_service, store=store)
         assert answers(engine, ["a", "b", "é\u2028", "new"]) == [*first, "you said new"]
-        assert (len(service.asked), engine.spent.stored, engine.spent.requests) == (4, 3, 1)
+        assert (len(chat_service.asked), engine.spent.stored, engine.spent.requests) == (4, 3, 1)
         answers(engine, ["a"], SamplingParams(max_tokens=9))
-        assert len(service.asked) == 5
+        assert len(chat_service.asked) == 5
 
 
 def test_a_store_that_was_torn_by_a_kill_loses_the_torn_row_only(tmp_path):
@@ -222,25 +153,26 @@ def test_a_key_is_of_the_content_whatever_the_order(tmp_path):
     assert request_key({"a": 1, "b": "é"}) == request_key({"b": "é", "a": 1}) != request_key({"a": 1, "b": "e"})
 
 
-def test_a_run_that_is_killed_asks_again_only_for_what_was_in_flight(service, tmp_path):
+def test_a_run_that_is_killed_asks_again_only_for_what_was_in_flight(chat_service, tmp_path):
     code = (
         "import sys\nfrom pathlib import Path\n"
-        "from bloomery.generate.remote_engine import *\nfrom bloomery.generate.answer_store import AnswerStore\n"
-        "engine = RemoteEngine(Endpoint(url=sys.argv[1], model='echo', in_flight=2), store=AnswerStore(Path(sys.argv[2])))\n"
+        "from bloomery.core.stage import Endpoint\nfrom bloomery.generate.remote_engine import *\n"
+        "from bloomery.generate.answer_store import AnswerStore\n"
+        "engine = RemoteEngine(Endpoint(url=sys.argv[1], in_flight=2), 'echo', store=AnswerStore(Path(sys.argv[2])))\n"
         "asks = [[{'role': 'user', 'content': str(i)}] for i in range(20)]\n"
         "for answered in engine.answer(asks, SamplingParams(max_tokens=8), seeds=range(20)):\n    print(answered.number, flush=True)\n"
     )
-    service.faults = [("none",)] * 8 + [("sleep", 30.0)] * 20
-    process = subprocess.Popen([sys.executable, "-c", code, service.url, str(tmp_path / "answers.jsonl")], stdout=subprocess.PIPE)
+    chat_service.faults = [("none",)] * 8 + [("sleep", 30.0)] * 20
+    process = subprocess.Popen([sys.executable, "-c", code, chat_service.url, str(tmp_path / "answers.jsonl")], stdout=subprocess.PIPE)
     for _ in range(8):
         process.stdout.readline()
     os.kill(process.pid, signal.SIGKILL)
     process.wait(timeout=10)
-    service.faults, asked = [], len(service.asked)
+    chat_service.faults, asked = [], len(chat_service.asked)
     with AnswerStore(tmp_path / "answers.jsonl") as store:
-        assert answers(engine_of(service, store=store), [str(i) for i in range(20)]) == [f"you said {i}" for i in range(20)]
+        assert answers(engine_of(chat_service, store=store), [str(i) for i in range(20)]) == [f"you said {i}" for i in range(20)]
     assert asked <= 8 + 2
-    assert len(service.asked) - asked == 12
+    assert len(chat_service.asked) - asked == 12
 
 
 @pytest.fixture(scope="module")
@@ -262,7 +194,7 @@ def own(run_server, served):
 
 
 def test_our_own_server_draws_what_the_engine_behind_it_draws(own, served):
-    remote = RemoteEngine(Endpoint(url=own.url, model="tiny"))
+    remote = RemoteEngine(Endpoint(url=own.url), "tiny")
     assert remote.context_tokens == 96
     prompts = [[1, 2, 3, 4], [5, 6], list(range(60))]
     for settings in ({"temperature": 0.8, "top_k": 50}, {"top_logps": 3}, {"stop": ("a",)}, {"stop_tokens": tuple(range(0, 262, 3))}):
@@ -278,23 +210,45 @@ def test_our_own_server_draws_what_the_engine_behind_it_draws(own, served):
 def test_a_local_and_a_remote_answerer_say_the_same(own, served):
     conversations = [ask(f"hello {i}") for i in range(5)]
     local = sorted(LocalAnswerer(served.engine, served.voice.render, max_rows=2).answer(conversations, PARAMS, seeds=range(5)))
-    remote = sorted(RemoteEngine(Endpoint(url=own.url, model="tiny")).answer(conversations, PARAMS, seeds=range(5)))
+    remote = sorted(RemoteEngine(Endpoint(url=own.url), "tiny").answer(conversations, PARAMS, seeds=range(5)))
     assert local == remote
 
 
-def test_an_endpoint_that_gives_no_tokens_says_so_to_who_needs_them(service):
+def test_a_conversation_that_is_too_long_is_refused_alone_here_and_there(own, served):
+    conversations = [ask("hello"), ask("x" * 200), ask("there")]
+    local = sorted(LocalAnswerer(served.engine, served.voice.render).answer(conversations, PARAMS, seeds=range(3)))
+    remote = sorted(RemoteEngine(Endpoint(url=own.url), "tiny").answer(conversations, PARAMS, seeds=range(3)))
+    assert [local[i] for i in (0, 2)] == [remote[i] for i in (0, 2)]
+    assert local[1].answer.ending == remote[1].answer.ending == "refused"
+    assert "202 tokens" in local[1].answer.text or "expected 1 to 95" in local[1].answer.text
+    assert "this model reads 96 at once" in remote[1].answer.text
+    with pytest.raises(DataError, match="max_tokens = 500"):  # not the fault of one prompt
+        list(RemoteEngine(Endpoint(url=own.url), "tiny").answer(conversations, SamplingParams(max_tokens=500), seeds=range(3)))
+
+
+def test_answers_are_kept_as_they_come_and_not_asked_for_again(chat_service, tmp_path):
+    with AnswerStore(tmp_path / "answers.jsonl") as store:
+        engine = engine_of(chat_service)
+        settings = {"params": PARAMS, "seeds": [1, 2, 3], "store": store, "keys": ["a", "b", "c"]}
+        store.put("b", Answer("known", "end", 0, 0)._asdict())
+        assert sorted(keep_answers(engine, [ask("a"), ask("b"), ask("c")], **settings)) == [0, 2]
+        assert [Answer(**store.get(key)).text for key in "abc"] == ["you said a", "known", "you said c"]
+        assert list(keep_answers(engine, [ask("a"), ask("b"), ask("c")], **settings)) == []
+    assert [body["seed"] for body in sorted(chat_service.asked, key=lambda body: body["seed"])] == [1, 3]
+
+
+def test_an_endpoint_that_gives_no_tokens_says_so_to_who_needs_them(chat_service):
     good = {"choices": [{"text": "a", "finish_reason": "stop", "logprobs": {"tokens": ["a"], "token_logprobs": [-1.0]}}]}
-    service.faults = [("body", json.dumps(good).encode())]
-    service.reply = lambda handler, body, fault: Service.reply(service, handler, {"messages": ask("")}, fault)
+    chat_service.faults = [("body", json.dumps(good).encode())]
     with pytest.raises(DataError, match="return_token_ids"):
-        engine_of(service).generate([[1]], PARAMS, seeds=[0])
+        engine_of(chat_service).generate([[1]], PARAMS, seeds=[0])
 
 
 def test_a_model_that_is_not_there_is_told_with_those_that_are(own):
     with pytest.raises(DataError, match=r"'gpt'.*tiny"):
-        _ = RemoteEngine(Endpoint(url=own.url, model="gpt")).context_tokens
+        _ = RemoteEngine(Endpoint(url=own.url), "gpt").context_tokens
     with pytest.raises(DataError, match="HTTP 404: there is no model 'gpt'"):
-        answers(RemoteEngine(Endpoint(url=own.url, model="gpt")), ["a"])
+        answers(RemoteEngine(Endpoint(url=own.url), "gpt"), ["a"])
 
 
 def test_what_vllm_gives_becomes_a_sample(monkeypatch):

@@ -21,13 +21,22 @@ def test_a_shipped_recipe_has_no_mistakes(name):
 
 
 def test_all_shipped_recipes_are_tested_above():
-    assert set(shipped_recipes()) == {"quickstart", "smoke", "web", "continue", "curriculum", "gpt2", "speedrun"}
+    assert set(shipped_recipes()) == {"quickstart", "smoke", "web", "continue", "curriculum", "gpt2", "speedrun", "synthetic"}
 
 
 def test_the_recipe_of_continued_pretraining_starts_from_a_checkpoint_and_its_tokenizer():
     recipe = load_recipe(find_recipe("continue"))
     assert recipe.name == "continue" and recipe.nodes["start"].inputs == {"model": ("file:checkpoint",)}
     assert recipe.nodes["base"].inputs["init"] == recipe.nodes["tokens"].inputs["tokenizer"] == ("start",)
+
+
+def test_the_synthetic_recipe_takes_the_smoke_runs_model_or_any_endpoint():
+    recipe = load_recipe(find_recipe("synthetic"))
+    assert recipe.nodes["written"].inputs["model"] == ("file:runs/smoke/sft",)
+    elsewhere = ["written.inputs.model=[]", "written.model=writer", 'written.launch.endpoint={ url = "http://127.0.0.1:8000/v1" }']
+    written = load_recipe(find_recipe("synthetic"), overrides=elsewhere).nodes["written"]
+    assert "model" not in written.inputs and written.config.model == "writer"
+    assert written.launch.endpoint.url == "http://127.0.0.1:8000/v1"
 
 
 def test_the_curriculum_has_four_stages_of_40_30_20_and_10_percent_and_plans(tmp_path, monkeypatch):

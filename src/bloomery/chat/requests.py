@@ -248,9 +248,9 @@ class Sampling(NamedTuple):
 
 
 def read_sampling(
-    request: ChatRequest | CompletionRequest, *, room: int, max_tokens: int, default_tokens: int, stop_tokens: Sequence[int]
+    request: ChatRequest | CompletionRequest, *, max_tokens: int, default_tokens: int, stop_tokens: Sequence[int]
 ) -> Sampling:
-    """The params of a request. `room` is what the context has left, `max_tokens` what the server allows an answer.
+    """The params of a request. `max_tokens` is what the server allows an answer, `default_tokens` what one gets that asks for no number.
 
     Raises Refusal: 422 for more tokens than are allowed, 400 for stop strings that are empty or too long.
     """
@@ -268,7 +268,7 @@ def read_sampling(
     else:
         wanted, top = request.logprobs is not None, request.logprobs or 0
     params = SamplingParams(
-        max_tokens=max(1, min(asked or default_tokens, max_tokens, room)),
+        max_tokens=min(asked or default_tokens, max_tokens),
         temperature=1.0 if request.temperature is None else request.temperature,
         top_p=request.top_p or 1.0,
         top_k=max(request.top_k or 0, 0),

@@ -107,17 +107,21 @@ class Service:
         if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
             # A form of a foreign page can be sent here without asking, JSON cannot.
             raise Refusal(415, "Content-Type must be application/json", code="invalid_content_type")
-        asked = read_request(kind, await self._read_body(request))
-        self._check_model(asked.model)
-        try:
-            ask = read(asked)
-        except DataError as error:
-            raise Refusal(400, str(error), code="invalid_value", param="messages") from error
+        # In a thread: a prompt of megabytes takes a second to cut into tokens, and the streams of others must not stand still.
+        ask = await asyncio.to_thread(self._read, kind, await self._read_body(request), read)
         num_open = self.worker.num_open
         if num_open + len(ask.prompts) * ask.n > self.served.limits.max_open_answers:
             raise Refusal(503, f"{num_open} answers are being made: try again", code="overloaded", headers={"Retry-After": "1"})
         served = self.served
         return Answering(ask, model=served.name, voice=served.voice, worker=self.worker, limits=served.limits)
+
+    def _read(self, kind: type[R], body: bytes, read: Callable[[R], Ask]) -> Ask:
+        asked = read_request(kind, body)
+        self._check_model(asked.model)
+        try:
+            return read(asked)
+        except DataError as error:
+            raise Refusal(400, str(error), code="invalid_value", param="messages") from error
 
     def _admit(self, request: Request) -> None:
         self.gate.check(request.headers, client=request.client.host if request.client else "")
@@ -169,7 +173,6 @@ class Service:
             raise Refusal(422, message, code="context_length_exceeded", param="messages" if isinstance(request, ChatRequest) else "prompt")
         return read_sampling(
             request,
-            room=context - longest,
             max_tokens=min(self.served.limits.max_answer_tokens, context),
             default_tokens=default_tokens,
             stop_tokens=self.served.voice.stop_tokens,

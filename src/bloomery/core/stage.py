@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal  # Any: a stage's function takes its own config type and slots
 
-from pydantic import Field, NonNegativeInt, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from bloomery.core.config import Config
 from bloomery.core.metrics import Bar, MetricsLog, progress
@@ -45,6 +45,29 @@ class Cluster(Config):
     """Tasks at once; 0 is what `--workers` says, else one a core (of all machines, for "ray")."""
     address: str = Field(default="local", min_length=1)
     """For "ray": "local" starts one on this machine for the run, "auto" finds the one that runs here, "HOST:PORT" names its head."""
+
+
+class Endpoint(Config):
+    """Where a model behind OpenAI's API is asked, and with which manners. The model's name is not here: it is part of what is made."""
+
+    url: str = Field(pattern=r"^https?://[^\s/]+(/.*)?$")
+    """The base of the API: "http://127.0.0.1:8000/v1"."""
+    key_variable: str = ""
+    """The environment variable that holds the key; "" sends none."""
+    in_flight: PositiveInt = 16
+    """Requests at once."""
+    attempts: PositiveInt = 6
+    """Of a request, before it counts as failed."""
+    first_wait_seconds: PositiveFloat = 1.0
+    """Wait after the first failure; doubled after each further one."""
+    max_wait_seconds: PositiveFloat = 120.0
+    """The longest wait, also when the server asks for more (Retry-After)."""
+    timeout_seconds: PositiveFloat = 600.0
+    """For one attempt, from the connection to the last byte."""
+    max_tokens_name: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    """What the endpoint calls the limit of an answer in a conversation."""
+    price_per_million_prompt_tokens: NonNegativeFloat = 0.0
+    price_per_million_answer_tokens: NonNegativeFloat = 0.0
 
 
 class Launch(Config):
@@ -89,6 +112,8 @@ class Launch(Config):
     """Snapshots at multiples of this many steps are made and kept, too, while the training runs; 0 = none."""
     trackers: tuple[TrackerName, ...] = ()
     """Where training's numbers go beside metrics.jsonl."""
+    endpoint: Endpoint | None = None
+    """Of a stage that asks a model: one behind an OpenAI-compatible address, in place of a checkpoint."""
 
     @property
     def num_processes(self) -> int:

@@ -9,13 +9,16 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, NamedTuple, Protocol
 
 from bloomery.core.conversation import Message
+from bloomery.core.errors import DataError
+from bloomery.generate.answer_store import AnswerStore
 from bloomery.generate.batcher import Batcher
 from bloomery.generate.engine import Engine
 from bloomery.generate.sampling import SamplingParams
 from bloomery.generate.text import answer_text
 
-Ending = Literal["end", "length", "filtered"]
-"""By itself (or with a stop string); by the limit of tokens; by a filter of the service, which then says little or nothing."""
+Ending = Literal["end", "length", "filtered", "refused"]
+"""By itself (or with a stop string); by the limit of tokens; by a filter of the service, which then says little or nothing; before it
+began, because the prompt is too long or not to the service's liking (the text is then the reason)."""
 
 
 class Answer(NamedTuple):
@@ -40,7 +43,7 @@ class Answerer(Protocol):
     def answer(self, conversations: Sequence[Sequence[Message]], params: SamplingParams, *, seeds: Sequence[int]) -> Iterator[Answered]:
         """An answer to each conversation, in the order in which they are finished; seeds[i] decides what is drawn for conversations[i].
 
-        Raises DataError for a conversation that cannot be answered.
+        One conversation that cannot be answered costs the others nothing. Raises DataError where no answer can be had at all.
         """
         ...
 
@@ -52,10 +55,15 @@ class LocalAnswerer:
         self.engine, self.render, self.max_rows = engine, render, max_rows
 
     def answer(self, conversations: Sequence[Sequence[Message]], params: SamplingParams, *, seeds: Sequence[int]) -> Iterator[Answered]:
-        """See Answerer. Raises DataError for a conversation that leaves no room in the model's context."""
+        """See Answerer."""
         batcher = Batcher(self.engine, max_rows=self.max_rows)
         prompts = [self.render(conversation) for conversation in conversations]
-        index = {batcher.add(prompt, params, seed=seed): i for i, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True))}
+        index: dict[int, int] = {}
+        for i, (prompt, seed) in enumerate(zip(prompts, seeds, strict=True)):
+            try:
+                index[batcher.add(prompt, params, seed=seed)] = i
+            except DataError as error:
+                yield Answered(i, Answer(str(error), "refused", 0, 0))
         tokens: dict[int, list[int]] = {i: [] for i in index.values()}
         while batcher.num_active or batcher.num_waiting:
             for event in batcher.step():
@@ -66,3 +74,20 @@ class LocalAnswerer:
                     text = answer_text(self.engine.tokenizer, said, stop=params.stop)
                     ending: Ending = "length" if event.finish == "length" else "end"
                     yield Answered(i, Answer(text, ending, len(prompts[i]), len(said)))
+
+
+def keep_answers(
+    answerer: Answerer,
+    conversations: Sequence[Sequence[Message]],
+    params: SamplingParams,
+    *,
+    seeds: Sequence[int],
+    store: AnswerStore,
+    keys: Sequence[str],
+) -> Iterator[int]:
+    """Asks for what the store has not got under `keys`, puts each answer there as it comes, and yields its number."""
+    missing = [i for i, key in enumerate(keys) if store.get(key) is None]
+    answers = answerer.answer([conversations[i] for i in missing], params, seeds=[seeds[i] for i in missing])
+    for answered in answers:
+        store.put(keys[missing[answered.number]], answered.answer._asdict())
+        yield missing[answered.number]

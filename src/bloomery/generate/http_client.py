@@ -19,11 +19,12 @@ RETRIED = frozenset((408, 409, 425, 429, 500, 502, 503, 504, 529))
 
 
 class ExchangeError(Exception):
-    """An exchange that gave no JSON. `status` is HTTP's, None without an answer; `wait_seconds` is what the server asked for."""
+    """An exchange that gave no JSON. `status` is HTTP's, None without an answer; `code` is the service's name for what is wrong;
+    `wait_seconds` is what it asked for."""
 
-    def __init__(self, message: str, *, status: int | None = None, wait_seconds: float | None = None) -> None:
+    def __init__(self, message: str, *, status: int | None = None, code: str = "", wait_seconds: float | None = None) -> None:
         super().__init__(message)
-        self.status, self.wait_seconds = status, wait_seconds
+        self.status, self.code, self.wait_seconds = status, code, wait_seconds
 
     @property
     def may_pass(self) -> bool:
@@ -72,15 +73,16 @@ def _read(reply: http.client.HTTPResponse, end: float) -> bytes:
 
 
 def _refusal(error: urllib.error.HTTPError) -> ExchangeError:
+    code = ""
     try:
         raw = error.read(1 << 16)
         said = json.loads(raw)["error"]
         message = said["message"] if isinstance(said, dict) else str(said)
+        code = str(said.get("code") or "") if isinstance(said, dict) else ""
     except (ValueError, KeyError, TypeError, OSError, http.client.HTTPException):
         message = error.reason
-    return ExchangeError(
-        f"HTTP {error.code}: {str(message)[:500]}", status=error.code, wait_seconds=_retry_after(error.headers.get("Retry-After"))
-    )
+    wait = _retry_after(error.headers.get("Retry-After"))
+    return ExchangeError(f"HTTP {error.code}: {str(message)[:500]}", status=error.code, code=code, wait_seconds=wait)
 
 
 def _retry_after(value: str | None) -> float | None:

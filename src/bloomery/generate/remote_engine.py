@@ -16,13 +16,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple  # Any: JSON
+from typing import Any, NamedTuple  # Any: JSON
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
-
-from bloomery.core.config import Config
 from bloomery.core.conversation import Message
 from bloomery.core.errors import ConfigError, DataError
+from bloomery.core.stage import Endpoint
 from bloomery.generate.answer_store import AnswerStore, request_key
 from bloomery.generate.answers import Answer, Answered, Ending
 from bloomery.generate.batcher import Finish
@@ -33,30 +31,6 @@ from bloomery.generate.sampling import SamplingParams
 log = logging.getLogger(__name__)
 
 Json = dict[str, Any]
-
-
-class Endpoint(Config):
-    """Where a model is asked, and with which manners. Nothing of it but the model's name decides what is answered."""
-
-    url: str = Field(pattern=r"^https?://[^\s/]+(/.*)?$")
-    """The base of the API: "http://127.0.0.1:8000/v1"."""
-    model: str = Field(min_length=1)
-    key_variable: str = ""
-    """The environment variable that holds the key; "" sends none."""
-    in_flight: PositiveInt = 16
-    """Requests at once."""
-    attempts: PositiveInt = 6
-    """Of a request, before it counts as failed."""
-    first_wait_seconds: PositiveFloat = 1.0
-    """Wait after the first failure; doubled after each further one."""
-    max_wait_seconds: PositiveFloat = 120.0
-    """The longest wait, also when the server asks for more (Retry-After)."""
-    timeout_seconds: PositiveFloat = 600.0
-    """For one attempt, from the connection to the last byte."""
-    max_tokens_name: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
-    """What the endpoint calls the limit of an answer in a conversation."""
-    price_per_million_prompt_tokens: NonNegativeFloat = 0.0
-    price_per_million_answer_tokens: NonNegativeFloat = 0.0
 
 
 @dataclass
@@ -72,6 +46,16 @@ class Spent:
     cost: float = 0.0
 
 
+PROMPT_CODES = frozenset(
+    ("context_length_exceeded", "string_above_max_length", "content_filter", "content_policy_violation", "refused_prompt", "body_too_large")
+)
+"""What services call errors of one prompt, which say nothing about the others."""
+
+
+class _PromptRefused(DataError):
+    """One prompt is too long, or not to the service's liking."""
+
+
 class _Reply(NamedTuple):
     number: int
     reply: Json | None
@@ -79,10 +63,10 @@ class _Reply(NamedTuple):
 
 
 class RemoteEngine:
-    """Asks an endpoint. `store` keeps answers; without one every request is made."""
+    """Asks an endpoint for `model`. `store` keeps answers; without one every request is made."""
 
-    def __init__(self, endpoint: Endpoint, *, store: AnswerStore | None = None) -> None:
-        self.endpoint, self.store = endpoint, store
+    def __init__(self, endpoint: Endpoint, model: str, *, store: AnswerStore | None = None) -> None:
+        self.endpoint, self.model, self.store = endpoint, model, store
         self.spent = Spent()
         self._key = _read_key(endpoint)
         self._lock = threading.Lock()
@@ -95,20 +79,22 @@ class RemoteEngine:
         if self._context_tokens is None:
             listed = self._ask("/models", None, "models").get("data")
             rows = [row for row in listed if isinstance(row, dict)] if isinstance(listed, list) else []
-            row = next((row for row in rows if row.get("id") == self.endpoint.model), None)
+            row = next((row for row in rows if row.get("id") == self.model), None)
             if row is None:
-                raise DataError(f"{self.endpoint.url}: no model {self.endpoint.model!r} there; it has {[row.get('id') for row in rows]}")
+                raise DataError(f"{self.endpoint.url}: no model {self.model!r} there; it has {[row.get('id') for row in rows]}")
             if not isinstance(row.get("max_model_len"), int):
-                raise DataError(f"{self.endpoint.url}: it does not say how long the context of {self.endpoint.model!r} is (max_model_len)")
+                raise DataError(f"{self.endpoint.url}: it does not say how long the context of {self.model!r} is (max_model_len)")
             self._context_tokens = row["max_model_len"]
         return self._context_tokens
 
     def answer(self, conversations: Sequence[Sequence[Message]], params: SamplingParams, *, seeds: Sequence[int]) -> Iterator[Answered]:
-        """See Answerer. Raises DataError for a request that fails for good; what was answered until then is in the store."""
+        """See Answerer. Raises DataError for a request that fails for good, unless because of its own prompt; what was answered until
+        then is in the store.
+        """
         shared = _params(params, self.endpoint.max_tokens_name)
         bodies = [
             {
-                "model": self.endpoint.model,
+                "model": self.model,
                 "messages": [{"role": m["role"], "content": m["content"]} for m in messages],
                 "seed": seed,
                 **shared,
@@ -128,8 +114,7 @@ class RemoteEngine:
         if params.top_logps:
             shared["return_tokens_as_token_ids"] = True
         bodies = [
-            {"model": self.endpoint.model, "prompt": list(prompt), "seed": seed, **shared}
-            for prompt, seed in zip(prompts, seeds, strict=True)
+            {"model": self.model, "prompt": list(prompt), "seed": seed, **shared} for prompt, seed in zip(prompts, seeds, strict=True)
         ]
         samples = {index: _sample(reply["choices"][0], params) for index, reply in self._ask_all("/completions", bodies, _check_tokens)}
         return [samples[i] for i in range(len(prompts))]
@@ -155,6 +140,7 @@ class RemoteEngine:
                 try:
                     replies.put(_Reply(i, self._ask_and_keep(path, bodies[i], keys[i], check, stop), None))
                 except Exception as error:  # noqa: BLE001  (raised again where the answers are read)
+                    stop.set()
                     replies.put(_Reply(i, None, error))
 
         # Daemons: whoever presses Ctrl-C does not wait for what is in flight.
@@ -171,7 +157,12 @@ class RemoteEngine:
             stop.set()
 
     def _ask_and_keep(self, path: str, body: Json, key: str, check: Callable[[Json], Json], stop: threading.Event) -> Json:
-        reply = self._ask(path, body, key, check, stop)
+        try:
+            reply = self._ask(path, body, key, check, stop)
+        except _PromptRefused as error:
+            if "messages" not in body:
+                raise
+            reply = {"choices": [{"text": str(error), "ending": "refused"}], "usage": _usage({})}
         counts = reply["usage"]
         with self._lock:
             self.spent.prompt_tokens += counts["prompt_tokens"]
@@ -196,7 +187,7 @@ class RemoteEngine:
             except ExchangeError as error:
                 if not error.may_pass or attempt == self.endpoint.attempts:
                     tries = f" after {attempt} attempts" if attempt > 1 else ""
-                    raise DataError(f"{url}: {error}{tries}") from error
+                    raise (_PromptRefused if _is_of_prompt(error) else DataError)(f"{url}: {error}{tries}") from error
                 wait = self._backoff(error, attempt, key)
                 log.info("%s: %s; trying again in %.1f s", url, error, wait)
                 if error.status == 429:
@@ -214,6 +205,11 @@ class RemoteEngine:
         spread = int.from_bytes(hashlib.blake2b(f"{key}/{attempt}".encode(), digest_size=4).digest(), "big") / 2**32
         wait = self.endpoint.first_wait_seconds * 2.0 ** (attempt - 1) * (0.5 + spread / 2)
         return min(max(wait, error.wait_seconds or 0.0), self.endpoint.max_wait_seconds)
+
+
+def _is_of_prompt(error: ExchangeError) -> bool:
+    # vLLM gives no code, but OpenAI's words.
+    return error.status == 413 or error.code in PROMPT_CODES or "maximum context length" in str(error)
 
 
 def _sleep(seconds: float, stop: threading.Event | None) -> None:

@@ -231,6 +231,8 @@ class _Reader:
             slot = stage.inputs.get(name)
             if slot is None:
                 self._report([*where, name], f'{node_id}: the stage {stage.name} has no input "{name}"; {suggest(name, stage.inputs)}')
+            elif value == [] and slot.optional:
+                pass  # so that --set can take away what a recipe connects
             elif not sources or not all(isinstance(source, str) for source in sources):
                 self._report([*where, name], f'{node_id}.inputs.{name}: expected an id, "file:..." or a list of them; found {value!r}')
             elif len(sources) > 1 and not slot.many:

@@ -24,6 +24,7 @@ STAGES = {
     "redact": "bloomery.stages.redact",
     "augment": "bloomery.stages.augment",
     "synthesize": "bloomery.stages.synthesize",
+    "synthesize_documents": "bloomery.stages.synthesize_documents",
     "decontaminate": "bloomery.stages.decontaminate",
     "mix": "bloomery.stages.mix",
     "train_tokenizer": "bloomery.stages.train_tokenizer",

@@ -128,7 +128,7 @@ def _generate(
     # Half of a small context is kept for the question at least.
     max_tokens = min(how.max_tokens, engine.context_tokens // 2)
     room = engine.context_tokens - max_tokens
-    params = SamplingParams(max_tokens=max_tokens, temperature=how.temperature)
+    params = SamplingParams(max_tokens=max_tokens, temperature=how.temperature, stop=how.stop)
     completions: list[list[str]] = []
     facts: list[Record] = []
     cut = 0
@@ -165,15 +165,13 @@ def _score_completions(
 
 
 def cut_at(text: str, stops: Sequence[str]) -> str:
-    """The text up to where the first of `stops` begins; blanks before it do not count as an answer.
+    """The text up to where the first of `stops` begins.
 
-    >>> cut_at(" 12\\nQuestion: next", ["\\n"])
+    >>> cut_at(" 12\\nQuestion: next", ["\\n", "Question"])
     ' 12'
     """
-    head = text[: len(text) - len(text.lstrip())]
-    body = text[len(head) :]
-    ends = [at for stop in stops if (at := body.find(stop)) >= 0]
-    return head.replace("\n", "") + body[: min(ends)] if ends else text
+    ends = [at for stop in stops if (at := text.find(stop)) >= 0]
+    return text[: min(ends)] if ends else text
 
 
 def _keep_end(prompt: Sequence[int], room: int, num_begin: int) -> list[int]:

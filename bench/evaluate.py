@@ -4,9 +4,10 @@
 
 HellaSwag and both ARC zero-shot, MMLU with its five examples; DIR holds core/ and mmlu/ as docs/evaluation.md describes
 them. Without --model a Llama of random weights is written: times do not depend on what a model knows. Its vocabulary is
-that of recipes/speedrun.toml (--vocab-size; the smaller it is, the less lm-eval loses by computing logits everywhere). Both sides read the same prompts, lm-eval from JSONL files by local YAML, in float32 on the CPU, one
-thread each by OMP_NUM_THREADS. Neither side's start-up and loading of the model is timed; tokenising, scoring and
-metrics of both are. lm-eval runs with each batch size of --batch-sizes, and its best time counts.
+that of recipes/speedrun.toml (--vocab-size; the smaller it is, the less lm-eval loses by computing logits everywhere).
+Both sides read the same prompts, lm-eval from JSONL files by local YAML, in float32 on the CPU, as many threads as
+OMP_NUM_THREADS says. Neither side's start-up and loading of the model is timed; tokenising, scoring and metrics of both
+are. lm-eval runs with each batch size of --batch-sizes, and its best time counts.
 
 Prints the time of each task, the ratio, the largest difference of a log-likelihood, and whether all accuracies are equal.
 """
@@ -151,8 +152,9 @@ def compare(engine: Engine, benchmarks: dict, rows: dict, peers: dict, manager: 
                 pairs = [(a, b) for one, two in zip(logps, their_logps, strict=True) for a, b in zip(one, two, strict=True)]
                 farthest = max([farthest, *(abs(a - b) for a, b in pairs)])
                 equal &= all(abs(scores[key] - their_scores[key]) < 1e-9 for key in scores)
-    print(f"threads {torch.get_num_threads()}, {sum(p.numel() for p in engine.model.parameters()) / 1e6:.1f} M parameters, fastest of {rounds}")
-    print(f"{'task':16}{'shots':>6}{'rows':>6}{'bloomery s':>12}{'lm-eval s':>11}{'batch':>7}{'ratio':>7}")
+    size = sum(p.numel() for p in engine.model.parameters()) / 1e6
+    print(f"threads {torch.get_num_threads()}, {size:.1f} M parameters, fastest of {rounds}")
+    print(f"{'task':16} shots  rows  bloomery s  lm-eval s  batch  ratio")
     totals = [0.0, 0.0]
     for name in SHOTS:
         mine = min(ours[name])

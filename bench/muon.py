@@ -19,9 +19,9 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 from bloomery.core.files import read_json, read_jsonl
+from bloomery.core.plots import PALETTE, STYLE
 from bloomery.core.stage import Runtime
 from bloomery.model.config import ModelShape
-from bloomery.pipeline.plots import PALETTE, STYLE
 from bloomery.stages.pretrain import PretrainConfig, pretrain
 from bloomery.tokens.shards import write_manifest, write_shard
 from bloomery.tokens.tokenizer import load_tokenizer

@@ -14,12 +14,12 @@ LOWER = {"core", "objectives", "scaling"}
 ALGORITHMS = {"curate", "tokens", "model", "train", "generate", "align", "evaluate", "chat"}
 
 ARROWS = {
-    "cli": {"pipeline", "web", "chat", "generate", "tokens", "model", "stages", "curate", "core"},
+    "cli": {"pipeline", "web", "chat", "evaluate", "generate", "tokens", "model", "stages", "curate", "core"},
     "pipeline": {"stages", "curate", "core"},
     "web": {"chat", "generate", "evaluate", "curate", "tokens", "core"},
     "stages": ALGORITHMS | LOWER,
     "align": {"train", "generate", "objectives", "tokens", "model", "core"},
-    "evaluate": {"generate", "objectives", "tokens", "model", "core"},
+    "evaluate": {"generate", "objectives", "curate", "tokens", "model", "core"},
     "chat": {"generate", "tokens", "core"},
     "train": {"model", "objectives", "tokens", "scaling", "core"},
     "generate": {"model", "tokens", "core"},

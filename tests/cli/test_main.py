@@ -99,6 +99,10 @@ def test_a_dry_run_makes_nothing(invoke, tmp_path):
         (["chat", "none"], 1, "neither a run nor a model's folder"),
         (["export", "none", "--out", "x"], 1, "neither a run nor a model's folder"),
         (["evaluate", "none", "--prompts", "x", "--out", "y"], 1, "neither a run nor a model's folder"),
+        (["evaluate", "none", "--tasks", "copa"], 1, "neither a run nor a model's folder"),
+        (["evaluate", "none"], 2, "nothing to evaluate on"),
+        (["evaluate"], 2, "name a run, a checkpoint or a Hugging Face folder"),
+        (["lm-eval", "none", "--tasks", "x"], 1, "neither a run nor a model's folder"),
     ],
 )
 def test_a_mistake_is_one_message_and_an_exit_code_never_a_traceback(invoke, arguments, code, fact):
@@ -154,3 +158,12 @@ def test_ctrl_c_says_that_the_same_command_continues_and_ends_with_130(tmp_path)
     assert "the same command continues" in stderr
     assert "Traceback" not in stderr
     assert not list((tmp_path / "runs").glob("artifacts/*"))
+
+
+def test_evaluate_lists_every_benchmark_and_which_rows_are_here(invoke, tmp_path):
+    (tmp_path / "copa.jsonl").write_text("{}")
+    shown = invoke("evaluate", "--list", "--data", tmp_path).stdout
+    assert "hellaswag" in shown and "Collections: all, core" in shown
+    line = next(line for line in shown.splitlines() if line.strip().startswith("copa "))
+    assert line.split()[-1] == "yes"
+    assert answer(invoke("evaluate", "--list", "--json"))["tasks"]["copa"]["num_shots"] == 0

@@ -7,9 +7,9 @@ import pytest
 for package in ("lm_eval", "langdetect", "immutabledict", "nltk"):
     pytest.importorskip(package, reason=f"{package} is not installed: pip install 'bloomery[parity]'")
 
-import nltk
+import nltk  # noqa: E402
 
-from bloomery.evaluate.tasks.instructions import CHECKS, follow
+from bloomery.evaluate.tasks.instructions import CHECKS, follow  # noqa: E402
 
 TEXTS = (
     "Just a plain sentence, with a comma.",

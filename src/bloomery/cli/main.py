@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any  # Any: rows for a table
 
 import typer
 
-from bloomery.cli import looks, models, serving
+from bloomery.cli import evaluation, looks, models, serving
 from bloomery.cli.display import (
     Debug,
     Json,
@@ -218,7 +218,10 @@ def stage(
 app.command(epilog=looks.INSPECT_EXAMPLES)(looks.inspect)
 app.command(epilog=models.CHAT_EXAMPLES)(models.chat)
 app.command(epilog=serving.SERVE_EXAMPLES)(serving.serve)
-app.command(epilog=models.EVALUATE_EXAMPLES)(models.evaluate)
+app.command(epilog=evaluation.EVALUATE_EXAMPLES)(evaluation.evaluate)
+app.command(
+    name="lm-eval", epilog=evaluation.LM_EVAL_EXAMPLES, context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
+)(evaluation.lm_eval)
 app.command(epilog=models.EXPORT_EXAMPLES)(models.export)
 
 

@@ -1,4 +1,4 @@
-"""The commands about models (chat, evaluate, export), and how artifacts are shown."""
+"""The commands about models (chat, export), and how artifacts are shown."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any  # Any: rows for a table
 
 import typer
 
-from bloomery.cli.display import Debug, Json, format_bytes, print_json, print_scores, print_table, print_text, session, write_now
+from bloomery.cli.display import Debug, Json, format_bytes, print_json, print_table, print_text, session, write_now
 
 if TYPE_CHECKING:
     from bloomery.core.artifact import Artifact
@@ -24,10 +24,6 @@ DEFAULT_STORE = Path("runs")
 CHAT_EXAMPLES = (
     "Examples:\n\n    bloomery chat runs/quickstart\n\n    bloomery chat quickstart --model sft --prompt 'What is 3 + 4?'\n\n"
     "    bloomery chat path/to/huggingface_folder"
-)
-EVALUATE_EXAMPLES = (
-    "Examples:\n\n    bloomery evaluate runs/quickstart/sft runs/quickstart/dpo --prompts runs/quickstart/skills --out scores\n\n"
-    "    bloomery evaluate quickstart --prompts my_prompts.jsonl --out scores --set num_prompts=200"
 )
 EXPORT_EXAMPLES = (
     "Examples:\n\n    bloomery export quickstart --out my_model\n\n"
@@ -101,43 +97,6 @@ def export(
         inputs = {"model": [str(path)], **({"scores": scores} if scores else {})}
         options = {**named, **parse_settings(settings or ())}
         show_artifact(run_single_stage(load_stage("export"), inputs=inputs, settings=options, out=out), as_json=as_json)
-
-
-def evaluate(
-    model: Annotated[list[str], typer.Argument(help="Runs, checkpoints or Hugging Face folders to compare.", metavar="RUN|MODEL...")],
-    prompts: Annotated[list[str], typer.Option("--prompts", help="Prompt rows: a JSONL file or an artifact.", metavar="PATH")],
-    out: Annotated[Path, typer.Option("--out", help="The folder to make; it must not exist.", metavar="DIR")],
-    tokens: Annotated[str | None, typer.Option("--tokens", help="A tokens artifact, for bits per byte.", metavar="PATH")] = None,
-    baseline: Annotated[str | None, typer.Option("--baseline", help="Whom win rates are against; default the first.", metavar="N")] = None,
-    settings: SetOption = None,
-    store: StoreOption = DEFAULT_STORE,
-    as_json: Json = False,
-    debug: Debug = False,
-) -> None:
-    """Evaluate models side by side on the same held-out prompts, with 95 % intervals."""
-    with session(as_json=as_json, debug=debug, on_interrupt="Stopped. The same command continues."):
-        from bloomery.core.files import read_json
-        from bloomery.pipeline.locate import find_checkpoint, find_input
-        from bloomery.pipeline.single import parse_settings, run_single_stage
-        from bloomery.stages.catalog import load_stage
-
-        names = _distinct_names(model)
-        inputs = {"models": [str(find_checkpoint(name, store)) for name in model], "prompts": [find_input(name, store) for name in prompts]}
-        if tokens is not None:
-            inputs["tokens"] = [find_input(tokens, store)]
-        options = {"names": names, "baseline": baseline or names[0], **parse_settings(settings or ())}
-        artifact = run_single_stage(load_stage("evaluate"), inputs=inputs, settings=options, out=out)
-        scores = read_json(artifact.path / "scores.json")
-        if as_json:
-            print_json({"path": str(artifact.path), **scores})
-        else:
-            print_scores(scores)
-            print_text(f"Every answer: {artifact.path / 'samples.parquet'}")
-
-
-def _distinct_names(models: Sequence[str]) -> list[str]:
-    short = [Path(name.rstrip("/")).name for name in models]
-    return short if len(set(short)) == len(short) else list(models)
 
 
 def show_artifact(artifact: "Artifact", *, as_json: bool) -> None:

@@ -33,6 +33,10 @@ MIN_SHARED_TOKENS = 24
 """A beginning of fewer tokens is not worth a pass of its own."""
 
 
+class TooLong(DataError):
+    """A scored part that alone exceeds the model's context: no number of this model's can be had for it."""
+
+
 class Text(NamedTuple):
     """Token ids, of which those from `start` on are scored; `start` is at least 1, because something must predict them."""
 
@@ -115,7 +119,7 @@ def _cut(text: Text, limit: int, name: str) -> Text:
     # The last token is predicted but never read, so a text may be one longer than the context.
     surplus = max(0, len(tokens) - 1 - limit)
     if surplus >= start:
-        raise DataError(f"{name}: {len(tokens) - start} tokens are to be scored, but the model reads {limit} at once")
+        raise TooLong(f"{name}: {len(tokens) - start} tokens are to be scored, but the model reads {limit} at once")
     return Text(tokens[surplus:], start - surplus)
 
 

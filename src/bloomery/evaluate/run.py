@@ -10,7 +10,8 @@ from bloomery.evaluate.benchmark import Benchmark, Choice, Completion, Question,
 from bloomery.evaluate.packed import Likelihood, Text, common_length, num_cut, score_texts
 from bloomery.evaluate.rows import Rows
 from bloomery.evaluate.suite import sample_seed
-from bloomery.generate.engine import Engine, SamplingParams
+from bloomery.generate.engine import Engine
+from bloomery.generate.sampling import SamplingParams
 from bloomery.tokens.tokenizer import Tokenizer
 
 Record = dict[str, Any]

@@ -15,7 +15,7 @@ import jinja2
 from bloomery.core.artifact import Store
 from bloomery.core.errors import DataError
 from bloomery.core.files import read_json, write_text
-from bloomery.pipeline.plots import draw_curves, draw_funnel, draw_intervals
+from bloomery.core.plots import draw_curves, draw_funnel, draw_intervals
 from bloomery.pipeline.report_view import (
     METRICS,
     SHARES,

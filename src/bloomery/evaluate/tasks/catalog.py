@@ -28,7 +28,7 @@ def choose(names: Sequence[str]) -> list[Benchmark]:
     for name in names:
         members = [benchmark for benchmark in known.values() if name in benchmark.groups]
         if name == "all":
-            members = [benchmark for benchmark in known.values() if not benchmark.chat or "probes" in benchmark.groups]
+            members = [benchmark for benchmark in known.values() if "chat" not in benchmark.groups]
         elif name in known:
             members = [known[name]]
         if not members:

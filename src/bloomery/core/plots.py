@@ -80,9 +80,18 @@ def draw_funnel(steps: Sequence[tuple[str, float]], *, unit: str) -> str:
 
 
 def draw_intervals(
-    groups: Sequence[str], models: Sequence[str], values: Mapping[str, Sequence[tuple[float, float, float] | None]], *, x_label: str
+    groups: Sequence[str],
+    models: Sequence[str],
+    values: Mapping[str, Sequence[tuple[float, float, float] | None]],
+    *,
+    x_label: str,
+    marks: Sequence[float | None] = (),
+    mark_label: str = "",
 ) -> str:
-    """Dots with their 95 % intervals: one row a group, one colour a model; `values[model][i]` = (value, low, high) of group i."""
+    """Dots with their 95 % intervals: one row a group, one colour a model; `values[model][i]` = (value, low, high) of group i.
+
+    `marks[i]` is a value to compare group i with, a short grey line.
+    """
     with mpl.rc_context(STYLE):
         figure, axes = _canvas(6.4, 0.9 + 0.34 * len(groups) * max(1.0, 0.45 * len(models)))
         for m, (color, model) in enumerate(zip(_colors(len(models)), models, strict=True)):
@@ -91,10 +100,15 @@ def draw_intervals(
             for y, (value, low, high) in rows:
                 axes.plot([low, high], [y, y], color=color, linewidth=1.6, solid_capstyle="butt")
                 axes.plot([value], [y], "o", color=color, markersize=5, label=model if y == rows[0][0] else None)
+        marked = [(row, mark) for row, mark in enumerate(marks) if mark is not None]
+        for row, mark in marked:
+            label = mark_label if (row, mark) == marked[0] else None
+            axes.plot([mark, mark], [row - 0.36, row + 0.36], color="#999999", linewidth=1.4, zorder=1, label=label)
         axes.set_yticks(range(len(groups)), groups)
         axes.invert_yaxis()
         axes.set_xlabel(x_label)
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.0 + 0.9 / (1 + len(groups) * len(models) * 0.3)), ncols=len(models))
+        columns = len(models) + bool(marked)
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.0 + 0.9 / (1 + len(groups) * len(models) * 0.3)), ncols=columns)
         return _svg(figure)
 
 

@@ -14,6 +14,10 @@ from bloomery.evaluate.tasks.probes import probe_benchmarks
 from bloomery.evaluate.tasks.written import written_benchmarks
 
 
+MAX_SAMPLES_IN_ALL = 8
+"""Benchmarks that draw more answers to a question are not part of `all`: pass@10 of HumanEval takes twenty times its pass@1."""
+
+
 def catalog() -> dict[str, Benchmark]:
     """All benchmarks by name; those that a chat can be asked also as NAME_chat."""
     plain = [*core_benchmarks(), *knowledge_benchmarks(), *written_benchmarks(), *code_benchmarks(), *probe_benchmarks()]
@@ -28,7 +32,7 @@ def choose(names: Sequence[str]) -> list[Benchmark]:
     for name in names:
         members = [benchmark for benchmark in known.values() if name in benchmark.groups]
         if name == "all":
-            members = [benchmark for benchmark in known.values() if "chat" not in benchmark.groups]
+            members = [one for one in known.values() if "chat" not in one.groups and not _draws_many(one)]
         elif name in known:
             members = [known[name]]
         if not members:
@@ -61,6 +65,10 @@ def chat_version(benchmark: Benchmark) -> Benchmark:
     return dataclasses.replace(
         benchmark, name=f"{benchmark.name}_chat", title=f"{benchmark.title}, chat", num_shots=0, shots=None, chat=True, groups=("chat",)
     )
+
+
+def _draws_many(benchmark: Benchmark) -> bool:
+    return benchmark.generation is not None and benchmark.generation.num_samples > MAX_SAMPLES_IN_ALL
 
 
 def _has_chat_version(benchmark: Benchmark) -> bool:

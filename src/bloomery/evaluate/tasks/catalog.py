@@ -13,7 +13,6 @@ from bloomery.evaluate.tasks.knowledge import knowledge_benchmarks
 from bloomery.evaluate.tasks.probes import probe_benchmarks
 from bloomery.evaluate.tasks.written import written_benchmarks
 
-
 MAX_SAMPLES_IN_ALL = 8
 """Benchmarks that draw more answers to a question are not part of `all`: pass@10 of HumanEval takes twenty times its pass@1."""
 

@@ -2,6 +2,7 @@
 
 import math
 import random
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -131,7 +132,7 @@ def test_a_model_that_always_prefers_the_first_place_decides_nothing() -> None:
     class Words:
         begin: tuple[int, ...] = ()
         end_id = 0
-        special_ids = {"<|system|>": 1, "<|user|>": 2, "<|assistant|>": 3}
+        special_ids: ClassVar[dict[str, int]] = {"<|system|>": 1, "<|user|>": 2, "<|assistant|>": 3}
 
         def encode(self, text: str) -> list[int]:
             self.asked = text

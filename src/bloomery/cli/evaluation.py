@@ -65,7 +65,7 @@ def evaluate(
         from bloomery.pipeline.single import parse_settings, run_single_stage
         from bloomery.stages.catalog import load_stage
 
-        names = _distinct_names(model)
+        names = distinct_names(model)
         chosen = [name for name in (tasks or "").split(",") if name]
         slots = {"prompts": prompts, "corpus": corpus, "documents": trained_on, "lists": lists, "scorers": scorer}
         slots["tokens"] = [tokens] if tokens is not None else None
@@ -213,6 +213,7 @@ def _default_out(store: Path, names: Sequence[str], inputs: Mapping[str, Any], o
     return store / "evaluations" / f"{short}-{digest}"
 
 
-def _distinct_names(models: Sequence[str]) -> list[str]:
+def distinct_names(models: Sequence[str]) -> list[str]:
+    """What models are called beside one another: the ends of their paths, where these differ."""
     short = [Path(name.rstrip("/")).name for name in models]
     return short if len(set(short)) == len(short) else list(models)

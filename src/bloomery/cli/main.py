@@ -3,6 +3,8 @@
 bloomery run quickstart                 everything, from raw pages to an aligned model, with a report
 bloomery chat runs/quickstart           talk to it
 bloomery serve runs/quickstart          let OpenAI's clients talk to it
+bloomery export runs/quickstart         take it away, for transformers or llama.cpp
+bloomery arena MODEL MODEL --prompts    who answers better?
 bloomery status|why|report|inspect RUN  look at a run
 bloomery stage NAME --input ... --out   one stage on your own files
 """
@@ -15,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any  # Any: rows for a table
 
 import typer
 
-from bloomery.cli import evaluation, looks, models, serving
+from bloomery.cli import arena, evaluation, looks, models, serving
 from bloomery.cli.display import (
     Debug,
     Json,
@@ -223,6 +225,7 @@ app.command(
     name="lm-eval", epilog=evaluation.LM_EVAL_EXAMPLES, context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
 )(evaluation.lm_eval)
 app.command(epilog=models.EXPORT_EXAMPLES)(models.export)
+app.command(epilog=arena.ARENA_EXAMPLES)(arena.arena)
 
 
 def main() -> None:

@@ -12,7 +12,8 @@ from itertools import combinations
 from typing import Any, Literal, NamedTuple  # Any: a row of JSON
 
 from bloomery.evaluate.ratings import Battle
-from bloomery.generate.engine import RolloutEngine, SamplingParams
+from bloomery.generate.engine import RolloutEngine
+from bloomery.generate.sampling import SamplingParams
 from bloomery.generate.verify import verify
 from bloomery.tokens.chat import render
 from bloomery.tokens.tokenizer import Tokenizer
@@ -61,9 +62,11 @@ def plan_pairings(names: Sequence[str], num_prompts: int, *, seed: int) -> list[
     found = []
     for prompt in range(num_prompts):
         for a, b in combinations(names, 2):
-            swapped = random.Random(f"arena/{seed}/{prompt}/{a}/{b}").random() < 0.5
+            coin = random.Random(f"arena/{seed}/{prompt}/{a}/{b}")
+            swapped = coin.random() < 0.5
             found.append(Pairing(prompt, b, a) if swapped else Pairing(prompt, a, b))
-    random.Random(f"arena/{seed}").shuffle(found)
+    shuffler = random.Random(f"arena/{seed}")
+    shuffler.shuffle(found)
     return found
 
 

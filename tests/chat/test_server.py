@@ -14,7 +14,9 @@ from bloomery.chat.admission import Gate, ServerLimits
 from bloomery.chat.requests import Refusal
 from bloomery.chat.server import Served, open_socket
 from bloomery.chat.voice import Voice
+from bloomery.chat.worker import Failure, Worker
 from bloomery.core.errors import ConfigError
+from bloomery.generate.batcher import Batcher
 from bloomery.generate.engine import Engine
 from bloomery.generate.sampling import SamplingParams
 from bloomery.model.config import ModelConfig
@@ -276,6 +278,67 @@ def test_a_step_that_fails_costs_its_answers_and_not_the_server(run_server, serv
         assert (status, answer["error"]["type"]) == (500, "server_error")
         assert post(server, {"model": "tiny", "messages": HELLO, "max_tokens": 3})[0] == 200
     assert "no memory" in caplog.text
+
+
+def test_who_is_cancelled_after_a_failed_step_takes_nobody_else_along(served):
+    """Numbers of requests begin again with the new Batcher: a late cancel of an old one must not meet a new one's."""
+
+    async def meet():
+        worker = Worker(lambda: Batcher(served.engine))
+        worker.start()
+        old = worker.submit([1, 2], SamplingParams(max_tokens=400), seed=1)
+        await old.events.get()
+        worker._batcher.step = lambda: (_ for _ in ()).throw(RuntimeError("no memory"))
+        while not isinstance(await old.events.get(), Failure):
+            pass
+        new = worker.submit([1, 2], SamplingParams(max_tokens=20), seed=1)
+        first = await new.events.get()
+        worker.cancel(old)
+        assert new.request_id == old.request_id == first.request_id
+        events = [first]
+        while events[-1].finish is None:
+            events.append(await asyncio.wait_for(new.events.get(), 5))
+        worker.close()
+        return [event.token for event in events]
+
+    expected = served.engine.generate([[1, 2]], SamplingParams(max_tokens=20), seeds=[1])[0].tokens
+    assert asyncio.run(meet()) == expected
+
+
+def test_a_stream_that_waits_for_a_row_says_that_it_is_still_there(run_server, served):
+    limits = ServerLimits(heartbeat_seconds=0.01, max_answer_tokens=400)
+    with run_server(Served(name="tiny", engine=served.engine, voice=served.voice, limits=limits, max_rows=1)) as server:
+        connection = http.client.HTTPConnection(server.host, server.port, timeout=20)
+        body = json.dumps({"model": "tiny", "messages": HELLO, "max_tokens": 60, "n": 4, "stream": True})
+        connection.request("POST", "/v1/chat/completions", body, {"Content-Type": "application/json"})
+        server.service.worker.submit([1, 2], SamplingParams(max_tokens=400), seed=1)
+        said = connection.getresponse().read()
+        connection.close()
+    assert said.endswith(b"data: [DONE]\n\n")
+    lines = [line for line in said.decode().split("\n") if line]
+    assert all(line.startswith(("data: ", ": still here")) for line in lines)
+    assert any(line.startswith(": still here") for line in lines)
+
+
+def test_too_many_requests_of_one_client_are_put_off_with_429(run_server, served):
+    limits = ServerLimits(requests_per_minute=2)
+    with run_server(Served(name="tiny", engine=served.engine, voice=served.voice, limits=limits)) as server:
+        client = server.client()
+        client.models.list()
+        client.models.list()
+        with pytest.raises(openai.RateLimitError, match="more than 2 requests a minute") as caught:
+            client.chat.completions.create(model="tiny", messages=HELLO)
+        assert 25 <= int(caught.value.response.headers["retry-after"]) <= 30
+
+
+def test_a_body_without_a_length_has_the_same_limit_and_half_a_character_is_no_fault(server):
+    connection = http.client.HTTPConnection(server.host, server.port, timeout=20)
+    parts = (b"x" * 20_000 for _ in range(10))
+    connection.request("POST", "/v1/completions", parts, {"Content-Type": "application/json"}, encode_chunked=True)
+    assert connection.getresponse().status == 413
+    connection.close()
+    raw = b'{"model": "tiny", "max_tokens": 2, "messages": [{"role": "user", "content": "\\ud83d and <|assistant|>"}]}'
+    assert post(server, raw)[0] == 200
 
 
 def test_a_token_is_asked_for_and_never_logged(run_server, served, caplog, capfd):

@@ -28,7 +28,21 @@ def checkpoint(tmp_path_factory):
 
 
 def test_it_says_where_it_is_answers_and_ends_at_ctrl_c(checkpoint):
-    command = [sys.executable, "-m", "bloomery.cli.main", "serve", str(checkpoint), "--port", "0", "--json", "--debug"]
+    command = [
+        sys.executable,
+        "-m",
+        "bloomery.cli.main",
+        "serve",
+        str(checkpoint),
+        "--port",
+        "0",
+        "--json",
+        "--debug",
+        "--precision",
+        "bf16",
+        "--device",
+        "cpu",
+    ]
     environment = {**os.environ, "BLOOMERY_TOKEN": "not-to-be-seen"}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     try:
@@ -48,7 +62,12 @@ def test_it_says_where_it_is_answers_and_ends_at_ctrl_c(checkpoint):
 
 @pytest.mark.parametrize(
     ("options", "said"),
-    [(["--host", "0.0.0.0"], "token"), (["--host", "nowhere.invalid", "--token", "x"], "cannot listen"), (["--rows", "0"], "rows")],
+    [
+        (["--host", "0.0.0.0"], "token"),
+        (["--host", "nowhere.invalid", "--token", "x"], "cannot listen"),
+        (["--rows", "0"], "rows"),
+        (["--precision", "int4"], "int4"),
+    ],
 )
 def test_what_cannot_be_served_is_said_before_the_model_is_read(options, said, monkeypatch):
     monkeypatch.delenv("BLOOMERY_TOKEN", raising=False)

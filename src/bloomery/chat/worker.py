@@ -94,7 +94,7 @@ class Worker:
                 events = self._batcher.step()
             except Exception as error:
                 log.exception("a step of the model failed; %d answers are lost", len(self._jobs))
-                self._fail_all(f"the model failed: {type(error).__name__}")
+                self._fail(f"the model failed: {type(error).__name__}")
                 self._batcher = self._make_batcher()
                 continue
             told = [(job, event) for event in events if (job := self._jobs.get(event.request_id)) is not None]
@@ -102,7 +102,8 @@ class Worker:
                 if event.finish is not None:
                     self._jobs.pop(event.request_id, None)
             self._tell(told)
-        self._fail_all("the server stops")
+        self._jobs |= {-1 - i: job for i, job in enumerate(self._new)}
+        self._fail("the server stops")
 
     def _read_notes(self) -> bool:
         with self._notes:
@@ -112,7 +113,9 @@ class Worker:
             cancelled, self._cancelled = self._cancelled, deque()
             self._admit([job for job in new if not job.cancelled])
         for job in cancelled:
-            if job.request_id is not None and self._jobs.pop(job.request_id, None) is not None:
+            # The number alone is not enough: after a failed step a new Batcher counts from the beginning.
+            if job.request_id is not None and self._jobs.get(job.request_id) is job:
+                del self._jobs[job.request_id]
                 self._batcher.cancel(job.request_id)
         return not self._closed
 
@@ -124,8 +127,8 @@ class Worker:
             except DataError as error:
                 self._tell([(job, Failure(str(error), refused=True))])
 
-    def _fail_all(self, message: str) -> None:
-        jobs, self._jobs = [*self._jobs.values(), *self._new], {}
+    def _fail(self, message: str) -> None:
+        jobs, self._jobs = list(self._jobs.values()), {}
         self._tell([(job, Failure(message, refused=False)) for job in jobs])
 
     def _tell(self, told: Sequence[tuple[Job, Event | Failure]]) -> None:

@@ -1,5 +1,6 @@
 """The command `serve`: a model behind OpenAI's HTTP API."""
 
+import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -31,6 +32,10 @@ def serve(
     max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="The most tokens of an answer.")] = 4096,
     requests_per_minute: Annotated[int, typer.Option("--requests-per-minute", min=0, help="Of each client; 0 = no limit.")] = 0,
     timeout: Annotated[float, typer.Option("--timeout", min=1, help="Seconds for an answer.")] = 600,
+    device: Annotated[str, typer.Option("--device", help="auto (a GPU if there is one), cpu, cuda, cuda:1.")] = "auto",
+    precision: Annotated[
+        str, typer.Option("--precision", help="fp32, bf16, fp16, or auto: bf16 where the hardware has it.", metavar="NAME")
+    ] = "fp32",
     node: NodeOption = None,
     store: StoreOption = DEFAULT_STORE,
     as_json: Json = False,
@@ -39,22 +44,29 @@ def serve(
     """Serve a model to OpenAI's clients: chat and text completions, streams, tools. Ctrl-C stops."""
     with session(as_json=as_json, debug=debug):
         from bloomery.chat.server import Served, Service, make_server, open_socket  # first: it says what to install
+        from bloomery.core.errors import ConfigError
+
+        if precision not in ("auto", "bf16", "fp16", "fp32"):
+            raise ConfigError(f"--precision {precision}: expected auto, bf16, fp16 or fp32")
 
         listener = open_socket(host, port, token=token)  # and an address that is taken is said before a model is read
 
         from bloomery.chat.admission import ServerLimits
         from bloomery.chat.voice import load_voice
         from bloomery.generate.engine import Engine
+        from bloomery.model.device import resolve_device, resolve_dtype
         from bloomery.model.huggingface import load_model
         from bloomery.pipeline.locate import find_checkpoint
         from bloomery.tokens.tokenizer import load_tokenizer
 
         path = find_checkpoint(model, store, node=node)
         voice = load_voice(path, load_tokenizer(path))
+        where = resolve_device(device)
+        network = load_model(path, dtype=resolve_dtype(precision, where), device=where).eval()
         limits = ServerLimits(max_answer_tokens=max_tokens, requests_per_minute=requests_per_minute, answer_seconds=timeout)
         served = Served(
             name=name or Path(model.rstrip("/")).name,
-            engine=Engine(load_model(path), voice),
+            engine=Engine(network, voice),
             voice=voice,
             limits=limits,
             token=token,
@@ -68,4 +80,5 @@ def serve(
             print_json({"url": url, "model": served.name, "path": str(path), "context_tokens": served.engine.context_tokens})
         else:
             print_text(f"{served.name} ({path}) at {url}; {'with' if token else 'without'} a token. Ctrl-C stops.")
+        sys.stdout.flush()  # whoever started us reads the address from a pipe
         make_server(Service(served)).run(sockets=[listener])

@@ -3,12 +3,13 @@
 import contextlib
 import http.server
 import json
+import logging
 import os
 import re
 import threading
 import time
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,6 +17,16 @@ import pytest
 
 # As the command line sets it, and before any test loads torch: threads that spin while they wait starve the tests beside them.
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+
+
+@pytest.fixture(autouse=True)
+def logs_as_they_were():
+    """A command that was invoked in a test leaves its log handler, whose stream is closed; a later test's log would go there."""
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
 
 
 class WebServer:
@@ -100,6 +111,7 @@ class RunningModel:
     service: Any
     host: str
     port: int
+    clients: list[Any] = field(default_factory=list)
 
     @property
     def url(self):
@@ -108,7 +120,9 @@ class RunningModel:
     def client(self, key="none", **options):
         import openai
 
-        return openai.OpenAI(base_url=self.url, api_key=key, **{"max_retries": 0, "timeout": 60, **options})
+        client = openai.OpenAI(base_url=self.url, api_key=key, **{"max_retries": 0, "timeout": 60, **options})
+        self.clients.append(client)
+        return client
 
 
 @pytest.fixture(scope="session")
@@ -124,7 +138,10 @@ def run_server():
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         thread.start()
         wait_for(lambda: server.started)
-        yield RunningModel(service, *listener.getsockname())
+        running = RunningModel(service, *listener.getsockname())
+        yield running
+        for client in running.clients:
+            client.close()
         server.should_exit = True
         thread.join(timeout=20)
         assert not thread.is_alive()

@@ -342,7 +342,8 @@ def test_a_body_without_a_length_has_the_same_limit_and_half_a_character_is_no_f
 
 
 def test_a_token_is_asked_for_and_never_logged(run_server, served, caplog, capfd):
-    caplog.set_level(logging.DEBUG)
+    for name in ("bloomery", "uvicorn", "starlette"):
+        caplog.set_level(logging.DEBUG, logger=name)
     with run_server(Served(name="tiny", engine=served.engine, voice=served.voice, token="s3cret-of-the-server")) as server:
         with pytest.raises(openai.AuthenticationError, match="wrong token"):
             server.client("wr0ng-token-of-a-client").chat.completions.create(model="tiny", messages=HELLO)
@@ -353,6 +354,7 @@ def test_a_token_is_asked_for_and_never_logged(run_server, served, caplog, capfd
         assert answer.choices[0].finish_reason
         assert "s3cret" not in repr(server.service.served)
     own = "\n".join(record.getMessage() for record in caplog.records if record.name.startswith(("bloomery", "uvicorn")))
+    assert "/v1/chat/completions: 2 tokens" in own
     printed = capfd.readouterr()
     for secret in ("s3cret", "wr0ng", "hello there"):
         assert secret not in own + printed.out + printed.err

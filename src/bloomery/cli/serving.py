@@ -44,17 +44,19 @@ def serve(
     """Serve a model to OpenAI's clients: chat and text completions, streams, tools. Ctrl-C stops."""
     with session(as_json=as_json, debug=debug):
         from bloomery.chat.server import Served, Service, make_server, open_socket  # first: it says what to install
-        from bloomery.core.errors import ConfigError
-
-        if precision not in ("auto", "bf16", "fp16", "fp32"):
-            raise ConfigError(f"--precision {precision}: expected auto, bf16, fp16 or fp32")
 
         listener = open_socket(host, port, token=token)  # and an address that is taken is said before a model is read
+
+        from bloomery.core.errors import ConfigError
+        from bloomery.model.device import Precision, resolve_device, resolve_dtype
+
+        precisions: dict[str, Precision] = {"auto": "auto", "bf16": "bf16", "fp16": "fp16", "fp32": "fp32"}
+        if precision not in precisions:
+            raise ConfigError(f"--precision {precision}: expected one of {', '.join(precisions)}")
 
         from bloomery.chat.admission import ServerLimits
         from bloomery.chat.voice import load_voice
         from bloomery.generate.engine import Engine
-        from bloomery.model.device import resolve_device, resolve_dtype
         from bloomery.model.huggingface import load_model
         from bloomery.pipeline.locate import find_checkpoint
         from bloomery.tokens.tokenizer import load_tokenizer
@@ -62,7 +64,7 @@ def serve(
         path = find_checkpoint(model, store, node=node)
         voice = load_voice(path, load_tokenizer(path))
         where = resolve_device(device)
-        network = load_model(path, dtype=resolve_dtype(precision, where), device=where).eval()
+        network = load_model(path, dtype=resolve_dtype(precisions[precision], where), device=where).eval()
         limits = ServerLimits(max_answer_tokens=max_tokens, requests_per_minute=requests_per_minute, answer_seconds=timeout)
         served = Served(
             name=name or Path(model.rstrip("/")).name,

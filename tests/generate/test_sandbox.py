@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from bloomery.core.errors import ConfigError
 from bloomery.generate.sandbox import Judgement, Program, SandboxLimits, judge, judge_programs
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the sandbox is Linux's: elsewhere it refuses to run")
@@ -314,3 +315,12 @@ def test_where_the_kernel_lacks_a_wall_nothing_is_run(call: int, message: str) -
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, env=environment, check=True)
     lines = done.stdout.splitlines()
     assert len(lines) == 2 and all(line.startswith("programs of a model cannot be run safely here") and message in line for line in lines)
+
+
+def test_an_interpreter_that_does_not_start_is_no_failed_program(monkeypatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(ConfigError, match="the bare interpreter /bin/false did not start: exit status 1"):
+        run("def answer(): return 42")
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with pytest.raises(ConfigError, match="this is darwin"):
+        run("def answer(): return 42")

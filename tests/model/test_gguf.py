@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from bloomery.core.errors import DataError
+from bloomery.core.errors import ConfigError, DataError
 from bloomery.model.config import ModelConfig, RopeScaling
 from bloomery.model.gguf import context_length, find_architecture, read_gguf, write_gguf
 from bloomery.model.gguf_vocabulary import CONTROL, NORMAL, UNUSED, USER_DEFINED, read_vocabulary
@@ -132,3 +132,9 @@ def test_a_way_to_cut_text_that_llama_cpp_has_no_name_for_is_refused(tokenizer: 
     data["model"]["ignore_merges"] = False
     (tokenizer / "tokenizer.json").write_text(json.dumps(data))
     assert read_vocabulary(tokenizer, num_rows=300).pre == "smaug-bpe"
+
+
+def test_without_the_gguf_package_the_extra_is_named(tmp_path: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bloomery.model.gguf.gguf", None)
+    with pytest.raises(ConfigError, match=r"pip install 'bloomery\[gguf\]'"):
+        write(Transformer(LLAMA, seed=1), tmp_path / "a.gguf", tokenizer, "fp16")

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal  # Any: JSON messages of the judge's
 
 from pydantic import PositiveFloat, PositiveInt
 
@@ -32,6 +32,7 @@ POLL_SECONDS = 0.005
 """How often the scratch folder is looked at while a program runs."""
 MAX_SOURCE_BYTES = 1 << 20
 MAX_VERDICT_BYTES = 1 << 16
+REFUSAL = "programs of a model cannot be run safely here, so none is run"
 START = "import sys; sys.path.insert(0, {root!r}); from bloomery.generate import sandbox_child; sys.path.pop(0); sandbox_child.run_inside()"
 
 
@@ -96,6 +97,8 @@ def judge(program: Program, limits: SandboxLimits) -> Judgement:
     """Runs one program against its tests. Raises ConfigError where this system cannot hold it: nothing is run bare."""
     if len(program.source.encode("utf-8", "replace")) > MAX_SOURCE_BYTES:
         return Judgement("error", f"the program is longer than {MAX_SOURCE_BYTES:,} bytes", "")
+    if sys.platform != "linux":
+        raise ConfigError(f"{REFUSAL}: the sandbox is made of Linux's walls, and this is {sys.platform}")
     scratch = Path(tempfile.mkdtemp(prefix="bloomery-sandbox-"))
     try:
         with _started(program, limits, scratch) as child:
@@ -105,7 +108,7 @@ def judge(program: Program, limits: SandboxLimits) -> Judgement:
 
 
 def check_sandbox() -> None:
-    """Raises ConfigError where programs cannot be run safely."""
+    """Raises ConfigError where programs cannot be run safely, before a model is asked for any."""
     judge(Program(source="", tests=""), SandboxLimits())
 
 
@@ -145,13 +148,16 @@ class _Child:
         return self._read_verdict(bytes(verdict), output)
 
     def _read_verdict(self, verdict: bytes, output: bytearray) -> Judgement:
-        try:
-            found = json.loads(verdict[4:])
-        except ValueError:
+        messages = _split(verdict)
+        if not messages:  # not even behind walls
+            said = output.decode("utf-8", "replace").strip()[-500:] or f"exit status {self.process.wait()}"
+            raise ConfigError(f"{REFUSAL}: the bare interpreter {sys.executable} did not start: {said}")
+        found = messages[-1]
+        if found.get("reason") == "unsafe":
+            raise ConfigError(f"{REFUSAL}: {found['detail']}")
+        if "reason" not in found:
             # The judge itself was ended, by a limit: its tests, not the program, ran out of time or memory.
             return self._judgement("ended", "the tests ended before they were through", output)
-        if found["reason"] == "unsafe":
-            raise ConfigError(f"programs of a model cannot be run safely here, so none is run: {found['detail']}")
         return self._judgement(found["reason"], found["detail"], output)
 
     def _judgement(self, reason: Reason, detail: str, output: bytearray) -> Judgement:
@@ -170,6 +176,15 @@ class _Child:
         if num_bytes > self.limits.files_mb << 20:
             return f"wrote more than {self.limits.files_mb} MB"
         return ""
+
+
+def _split(stream: bytes) -> list[dict[str, Any]]:
+    """The whole messages of the judge's."""
+    found = []
+    while len(stream) >= 4 and len(stream) >= 4 + (size := int.from_bytes(stream[:4], "little")):
+        found.append(json.loads(stream[4 : 4 + size]))
+        stream = stream[4 + size :]
+    return found
 
 
 @contextlib.contextmanager

@@ -60,6 +60,7 @@ def run_inside() -> None:
         os.close(replies[1])
         raise_walls(limits, scratch=None)
         channel = Channel(replies[0], calls[1])
+        write_message(request["verdict"], json.dumps({"walls": True}).encode())
         verdict = _judge(json.loads(read_message(0)), channel, child)
     except Unsafe as error:
         verdict = {"reason": "unsafe", "detail": str(error)}

@@ -178,7 +178,7 @@ def _scores(lineage: Lineage, scores: Sequence[Path]) -> str:
         models = record["inputs"].get("models") or []
         mine = [name for name, fingerprint in zip(names, models, strict=False) if fingerprint in own] or (names if len(names) == 1 else [])
         others = set(names) - set(mine)
-        rows += [row for keys, score in _intervals(found) if (row := _score_row(keys, score, mine, others))]
+        rows += [row for keys, score in _intervals(found) if (row := _score_row(keys, score, mine, others, found.get("baseline")))]
     if not rows:
         return "## Scores\n\nNone: no evaluation of this model was given to the export."
     more = f"\n\nand {len(rows) - SHOWN_SCORES} more in its scores.json." if len(rows) > SHOWN_SCORES else ""
@@ -186,10 +186,11 @@ def _scores(lineage: Lineage, scores: Sequence[Path]) -> str:
     return "\n".join(table) + more
 
 
-def _score_row(keys: tuple[str, ...], score: Mapping[str, Any], mine: Sequence[str], others: set[str]) -> str:
+def _score_row(keys: tuple[str, ...], score: Mapping[str, Any], mine: Sequence[str], others: set[str], baseline: str | None) -> str:
     if others & set(keys) or {"by_skill", "by_group", "formats"} & set(keys):
         return ""
     name = " ".join(key for key in keys if key not in mine and key not in ("metrics", "tasks", "benchmarks"))
+    name += f" against {baseline}" if name.endswith("win_rate") and baseline else ""
     return f"| {name} | {score['value']:.4g} | {score['low']:.4g} to {score['high']:.4g} | {score.get('count', '-')} |"
 
 

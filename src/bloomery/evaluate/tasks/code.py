@@ -7,6 +7,7 @@ the tests, and three solved tasks. A program's tests run apart from it: see gene
 import ast
 import os
 import re
+import sys
 from collections.abc import Mapping, Sequence
 
 from bloomery.evaluate.benchmark import Benchmark, Generation, Question, Row, RowError, Source, require_text
@@ -90,7 +91,8 @@ def mbpp_row(row: Row) -> Question:
 def score_programs(questions: Sequence[Question], completions: Sequence[Sequence[str]]) -> list[Mapping[str, float]]:
     """pass@1, and pass@10 where there are so many, of each question's completions. Raises ConfigError where no sandbox can be had."""
     programs = [program_of(question, text) for question, texts in zip(questions, completions, strict=True) for text in texts]
-    judged = iter(judge_programs(programs, SandboxLimits(), workers=len(os.sched_getaffinity(0))))
+    workers = len(os.sched_getaffinity(0)) if sys.platform == "linux" else 1
+    judged = iter(judge_programs(programs, SandboxLimits(), workers=workers))
     found: list[Mapping[str, float]] = []
     for texts in completions:
         passed = sum(next(judged).passed for _ in texts)

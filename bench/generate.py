@@ -112,7 +112,7 @@ def prompts_of(count: int, num_tokens: int, vocab_size: int) -> list[list[int]]:
 
 
 def theirs_generate(theirs: Any, prompts: list[list[int]], num_tokens: int, **how: Any) -> list[list[int]]:
-    ids = torch.tensor(prompts)
+    ids = torch.tensor(prompts, device=theirs.device)
     with torch.inference_mode():
         out = theirs.generate(
             ids, attention_mask=torch.ones_like(ids), max_new_tokens=num_tokens, min_new_tokens=num_tokens, eos_token_id=None,

@@ -47,6 +47,11 @@ def model(make_model: Callable[..., Transformer]) -> Transformer:
     return make_model()
 
 
+@pytest.fixture(scope="session")
+def ids() -> Ids:
+    return Ids()
+
+
 @pytest.fixture
-def engine(model: Transformer) -> Engine:
-    return Engine(model, Ids())
+def engine(model: Transformer, ids: Ids) -> Engine:
+    return Engine(model, ids)

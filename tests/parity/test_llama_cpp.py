@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from bloomery.core.stage import Runtime
-from bloomery.generate.engine import Engine, SamplingParams
+from bloomery.generate.engine import Engine
+from bloomery.generate.sampling import SamplingParams
 from bloomery.model.config import ModelConfig, ModelShape, RopeScaling, make_model_config
 from bloomery.model.gguf import read_gguf
 from bloomery.model.huggingface import load_model, save_model

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any  # Any: rows for a table
 
 import typer
 
-from bloomery.cli import arena, evaluation, looks, models, serving
+from bloomery.cli import arena, evaluation, generation, looks, models, serving
 from bloomery.cli.display import (
     Debug,
     Json,
@@ -219,6 +219,7 @@ def stage(
 
 app.command(epilog=looks.INSPECT_EXAMPLES)(looks.inspect)
 app.command(epilog=models.CHAT_EXAMPLES)(models.chat)
+app.command(epilog=generation.GENERATE_EXAMPLES)(generation.generate)
 app.command(epilog=serving.SERVE_EXAMPLES)(serving.serve)
 app.command(epilog=evaluation.EVALUATE_EXAMPLES)(evaluation.evaluate)
 app.command(

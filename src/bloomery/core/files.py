@@ -108,6 +108,11 @@ def open_text(path: Path) -> IO[str]:
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     """The objects of a JSONL file (.gz and .zst too), one a line. Raises DataError naming file and line of a bad one."""
+    return (row for _, row in read_numbered_jsonl(path))
+
+
+def read_numbered_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """`read_jsonl` with the number of each object's line, from 1; blank lines count."""
     try:
         with local_copy(path) as local, open_text(local) as lines:
             for number, line in enumerate(lines, start=1):
@@ -119,7 +124,7 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
                     raise DataError(f"{path}:{number}: not a JSON object: {error}") from error
                 if not isinstance(row, dict):
                     raise DataError(f"{path}:{number}: expected a JSON object, found {type(row).__name__}")
-                yield row
+                yield number, row
     except (OSError, EOFError, zstandard.ZstdError) as error:
         raise DataError(f"{path}: cannot be read: {error}") from error
 

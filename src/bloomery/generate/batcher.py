@@ -14,21 +14,19 @@ tokens of a prefix, K head dimension, V vocabulary, D model.
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
 from bloomery.core.errors import DataError
+from bloomery.generate.finish import Finish, GrowingAnswer
 from bloomery.generate.prefixes import PromptReader
 from bloomery.generate.sampling import SamplingParams, choose, draws
-from bloomery.generate.text import TextStream, Vocabulary
+from bloomery.generate.text import Vocabulary
 from bloomery.model.config import ModelConfig
-from bloomery.model.decoding import MIN_ROWS, Decoder, SharedPrefix
+from bloomery.model.decoding import Decoder, SharedPrefix
 from bloomery.model.row_cache import RowCache
-
-Finish = Literal["end", "length", "stop"]
-"""Why an answer ended: with `<|end|>`; by max_tokens or the end of the model's context; with a stop string or stop token."""
 
 MAX_ROWS = 256
 """Rows that are answered together. More do not make a step cheaper for each row on a CPU."""
@@ -65,9 +63,10 @@ class Event(NamedTuple):
 @dataclass(eq=False)
 class _Request:
     id: int
-    draw_T: list[float]
-    text: TextStream | None
-    tokens: list[int] = field(default_factory=list)
+    seed: int
+    answer: GrowingAnswer
+    draw_T: list[float] = field(default_factory=list)
+    """Filled when it begins: of those who wait there can be many."""
 
 
 @dataclass(eq=False)
@@ -80,6 +79,8 @@ class _Asked:
     shared_tokens: int
     """So many of the prompt's first tokens are kept once for all; 0 for one request."""
     requests: list[_Request]
+    num_samples: int
+    """How many they were at first; some may be cancelled."""
     kv_LCGPK: Tensor | None = None
 
     @property
@@ -92,9 +93,19 @@ class _Row(NamedTuple):
     request: _Request
 
     @property
+    def tokens(self) -> list[int]:
+        """The answer so far."""
+        return self.request.answer.tokens
+
+    @property
     def position(self) -> int:
         """That of the latest token."""
-        return len(self.asked.prompt) + len(self.request.tokens) - 1
+        return len(self.asked.prompt) + len(self.tokens) - 1
+
+    @property
+    def slot(self) -> int:
+        """Where the latest token goes."""
+        return self.position - self.asked.shared_tokens
 
 
 class Batcher:
@@ -108,7 +119,7 @@ class Batcher:
     def __init__(self, engine: Speaker, *, max_rows: int = MAX_ROWS, max_slots: int = MAX_SLOTS) -> None:
         self.tokenizer, self.max_rows, self.max_slots = engine.tokenizer, max_rows, max_slots
         self._decoder = engine.decoder()
-        self._reader = PromptReader(self._decoder, pad_id=self.tokenizer.pad_id, max_tokens=max_slots)
+        self._reader = PromptReader(self._decoder, pad_id=self.tokenizer.pad_id)
         self._waiting: deque[_Asked] = deque()
         self._cache = RowCache(self._decoder)
         self._row_of: dict[int, int] = {}
@@ -142,12 +153,12 @@ class Batcher:
         """Queues a request for each seed; they begin together, and the prompt is read once for all of them."""
         limit = answer_limit(self._decoder.config, prompt, params)
         ids = range(self._next_id, self._next_id + len(seeds))
-        texts = [TextStream(self.tokenizer, params.stop) if params.stop else None for _ in seeds]
-        requests = [_Request(i, row.tolist(), text) for i, row, text in zip(ids, draws(seeds, limit), texts, strict=True)]
+        answers = [GrowingAnswer(self.tokenizer, params, limit=limit) for _ in seeds]
+        requests = [_Request(i, seed, answer) for i, seed, answer in zip(ids, seeds, answers, strict=True)]
         # The last token is read by each for itself: it tells what comes next.
         whole = (len(prompt) - 1) // self._reader.piece_tokens * self._reader.piece_tokens
         can_share = len(seeds) > 1 and not self._decoder.config.sliding_window
-        asked = _Asked(list(prompt), params, limit, whole if can_share else 0, requests)
+        asked = _Asked(list(prompt), params, limit, whole if can_share else 0, requests, num_samples=len(requests))
         if len(seeds) > self.max_rows or self._slots_with(asked, alone=True) > self.max_slots:
             raise DataError(
                 f"a prompt of {len(prompt)} tokens and {len(seeds)} answers of up to {limit}: the cache has {self.max_rows} rows "
@@ -209,6 +220,7 @@ class Batcher:
         own_LCGTK = read.kv_LCGTK[..., asked.shared_tokens :, :]
         self._cache.reserve(len(self._rows), own_LCGTK.shape[3] + 1)
         for row, request in zip(free, asked.requests, strict=False):
+            request.draw_T = draws([request.seed], asked.limit)[0].tolist()
             self._rows[row] = _Row(asked, request)
             self._row_of[request.id] = row
             self._cache.fill(row, own_LCGTK)
@@ -230,14 +242,15 @@ class Batcher:
             return
         self._rows = [*(self._rows[i] for i in used), *[None] * (size - len(used))]
         self._row_of = {row.request.id: i for i, row in enumerate(self._rows) if row is not None}
-        self._cache.keep(used, num_rows=size)
+        self._cache.keep(used, num_rows=size, num_slots=max((row.slot for row in self._rows if row is not None), default=0) + 1)
 
     def _advance(self) -> Tensor:
         self._compact()
         # A row of nobody says token 0 at position 0 over and over.
-        rows = [(row.request.tokens[-1], row.position, row.position - row.asked.shared_tokens) if row else (0, 0, 0) for row in self._rows]
-        tokens, positions, slots = zip(*rows, strict=True)
-        self._cache.reserve(len(rows), max(slots) + 1)
+        tokens = [row.tokens[-1] if row else 0 for row in self._rows]
+        positions = [row.position if row else 0 for row in self._rows]
+        slots = [row.slot if row else 0 for row in self._rows]
+        self._cache.reserve(len(slots), max(slots) + 1)
         token_B1, position_B1, slot_B1 = torch.tensor([tokens, positions, slots], device=self._decoder.device)[:, :, None]
         hidden_B1D = self._decoder.read(
             token_B1, self._cache.kv_LCBGSK, position_BT=position_B1, slot_BT=slot_B1, prefixes=self._prefixes()
@@ -245,37 +258,26 @@ class Batcher:
         return hidden_B1D[:, 0]
 
     def _prefixes(self) -> list[SharedPrefix]:
-        rows_of: dict[int, tuple[Tensor, list[int]]] = {}
+        rows_of: dict[int, tuple[_Asked, list[int]]] = {}
         for i, row in enumerate(self._rows):
             if row is not None and row.asked.kv_LCGPK is not None:
-                rows_of.setdefault(id(row.asked), (row.asked.kv_LCGPK, []))[1].append(i)
-        heads = self._decoder.config.num_heads // self._decoder.config.num_kv_heads
+                rows_of.setdefault(id(row.asked), (row.asked, []))[1].append(i)
         found = []
-        for kv_LCGPK, rows in rows_of.values():
-            filled = [*rows, *rows[:1] * (-(-MIN_ROWS // heads) - len(rows))]
-            found.append(SharedPrefix(kv_LCGPK, torch.tensor(filled, device=self._decoder.device), len(rows)))
+        for asked, rows in rows_of.values():
+            assert asked.kv_LCGPK is not None
+            filled = [*rows, *rows[:1] * (asked.num_samples - len(rows))]
+            found.append(SharedPrefix(asked.kv_LCGPK, torch.tensor(filled, device=self._decoder.device), len(rows)))
         return found
 
     def _choose(self, hidden_ND: Tensor, rows: Sequence[_Row]) -> list[Event]:
-        draw_N = torch.tensor([row.request.draw_T[len(row.request.tokens)] for row in rows], dtype=torch.float64, device=hidden_ND.device)
+        draw_N = torch.tensor([row.request.draw_T[len(row.tokens)] for row in rows], dtype=torch.float64, device=hidden_ND.device)
         penalized = any(row.asked.params.repetition_penalty != 1.0 for row in rows)
-        seen = [[*row.asked.prompt, *row.request.tokens] for row in rows] if penalized else ()
+        seen = [[*row.asked.prompt, *row.tokens] for row in rows] if penalized else ()
         choice = choose(self._decoder.logits(hidden_ND), draw_N, [row.asked.params for row in rows], seen)
         return [
-            Event(row.request.id, token, logp, top, self._push(row, token))
+            Event(row.request.id, token, logp, top, row.request.answer.push(token))
             for row, token, logp, top in zip(rows, choice.token_B.tolist(), choice.logp_B.tolist(), choice.tops, strict=True)
         ]
-
-    def _push(self, row: _Row, token: int) -> Finish | None:
-        request, params = row.request, row.asked.params
-        request.tokens.append(token)
-        if token == self.tokenizer.end_id:
-            return "end"
-        if request.text is not None:
-            request.text.push(token)
-        if token in params.stop_tokens or (request.text is not None and request.text.stopped):
-            return "stop"
-        return "length" if len(request.tokens) == row.asked.limit else None
 
 
 def answer_limit(config: ModelConfig, prompt: Sequence[int], params: SamplingParams) -> int:

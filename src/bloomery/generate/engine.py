@@ -10,7 +10,8 @@ from typing import Protocol
 
 import torch
 
-from bloomery.generate.batcher import Batcher, Finish
+from bloomery.generate.batcher import Batcher, Event
+from bloomery.generate.finish import Finish
 from bloomery.generate.sampling import SamplingParams
 from bloomery.generate.text import Vocabulary
 from bloomery.model.decoding import Decoder
@@ -65,6 +66,13 @@ class Engine:
         An answer ends with `<|end|>` ("end"), a stop string or token ("stop"), or with `max_tokens` or the model's last
         position ("length"). Raises DataError for a prompt that is empty or fills the model's context.
         """
+        samples = dict(self.generate_each(prompts, params, seeds=seeds))
+        return [samples[i] for i in range(len(prompts))]
+
+    def generate_each(
+        self, prompts: Sequence[Sequence[int]], params: SamplingParams, *, seeds: Sequence[int]
+    ) -> Iterator[tuple[int, Sample]]:
+        """`generate` with each answer given out when it ends, as (number of its prompt, sample)."""
         if len(seeds) != len(prompts):
             raise ValueError(f"{len(prompts)} prompts, but {len(seeds)} seeds")
         batcher = Batcher(self)
@@ -77,20 +85,13 @@ class Engine:
             for start in range(0, len(same), MAX_SAMPLES):
                 part = same[start : start + MAX_SAMPLES]
                 place |= zip(batcher.add_samples(ids, params, seeds=[seeds[i] for i in part]), part, strict=True)
-        tokens: list[list[int]] = [[] for _ in prompts]
-        logps: list[list[float]] = [[] for _ in prompts]
-        tops: list[list[list[tuple[int, float]]]] = [[] for _ in prompts]
-        finishes: dict[int, Finish] = {}
+        begun: dict[int, list[Event]] = {}
         while batcher.num_active or batcher.num_waiting:
             for event in batcher.step():
-                i = place[event.request_id]
-                tokens[i].append(event.token)
-                logps[i].append(event.logp)
-                if params.top_logps:
-                    tops[i].append(event.top)
+                events = begun.setdefault(event.request_id, [])
+                events.append(event)
                 if event.finish is not None:
-                    finishes[i] = event.finish
-        return [Sample(tokens[i], logps[i], finishes[i], tops[i]) for i in range(len(prompts))]
+                    yield place[event.request_id], _make_sample(begun.pop(event.request_id), event.finish, with_tops=params.top_logps > 0)
 
     def decoder(self) -> Decoder:
         """The model ready to generate, made anew when a weight has changed since the last time."""
@@ -111,3 +112,8 @@ class Engine:
         while batcher.num_active or batcher.num_waiting:
             for event in batcher.step():
                 yield event.token
+
+
+def _make_sample(events: Sequence[Event], finish: Finish, *, with_tops: bool) -> Sample:
+    tops = [event.top for event in events] if with_tops else []
+    return Sample([event.token for event in events], [event.logp for event in events], finish, tops)

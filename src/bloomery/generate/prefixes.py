@@ -22,6 +22,9 @@ PIECE_TOKENS, CUDA_PIECE_TOKENS = 64, 512
 WIDTH_MULTIPLE = 16
 """A prompt's last piece is filled up to a multiple of this."""
 
+PIECES_BYTES = 1 << 29
+"""Memory for pieces that are remembered: of a model of 125 M parameters in float32 some 7,000 tokens."""
+
 
 class ReadPrompt(NamedTuple):
     """A prompt's keys and values, and the stream at its last token."""
@@ -31,10 +34,10 @@ class ReadPrompt(NamedTuple):
 
 
 class PromptReader:
-    """Reads prompts and remembers pieces of the latest ones, up to `max_tokens` tokens. `tokens_read` counts the work done."""
+    """Reads prompts and remembers pieces of the latest ones. `tokens_read` counts the work done."""
 
-    def __init__(self, decoder: Decoder, *, pad_id: int, max_tokens: int) -> None:
-        self.decoder, self.pad_id, self.max_tokens = decoder, pad_id, max_tokens
+    def __init__(self, decoder: Decoder, *, pad_id: int, max_bytes: int = PIECES_BYTES) -> None:
+        self.decoder, self.pad_id, self.max_bytes = decoder, pad_id, max_bytes
         self.piece_tokens = PIECE_TOKENS if decoder.device.type == "cpu" else CUDA_PIECE_TOKENS
         self.tokens_read = 0
         """Tokens that went through the model; those of remembered pieces do not count."""
@@ -51,16 +54,16 @@ class PromptReader:
             if kept is None:
                 break
             kv_LC1GSK[:, :, 0, :, start:end] = kept
-            self._pieces.move_to_end(ids[:end].tobytes())
             start = end
-        while True:
-            end = min(start + size, len(ids))
-            hidden_TD = self._read_piece(ids[start:end], start, kv_LC1GSK)
-            if end - start == size:
-                self._remember(ids[:end].tobytes(), kv_LC1GSK[:, :, 0, :, start:end])
-            if end == len(ids):
-                return ReadPrompt(kv_LC1GSK[:, :, 0, :, :end], hidden_TD[end - start - 1 : end - start])
-            start = end
+        hidden_TD = torch.empty(0)
+        for first in range(start, len(ids), size):
+            end = min(first + size, len(ids))
+            hidden_TD = self._read_piece(ids[first:end], first, kv_LC1GSK)
+            if end - first == size:
+                self._pieces[ids[:end].tobytes()] = kv_LC1GSK[:, :, 0, :, first:end].clone()
+        self._forget(ids)
+        last = (len(ids) - 1) % size
+        return ReadPrompt(kv_LC1GSK[:, :, 0, :, : len(ids)], hidden_TD[last : last + 1])
 
     def _read_piece(self, ids: np.ndarray, start: int, kv_LC1GSK: Tensor) -> Tensor:
         self.tokens_read += len(ids)
@@ -75,7 +78,9 @@ class PromptReader:
         kv_LC1GSK[:, :, :, :, start : start + width] = seen_LC1GSK[:, :, :, :, start : start + width]
         return hidden_1TD[0]
 
-    def _remember(self, key: bytes, kv_LCGTK: Tensor) -> None:
-        self._pieces[key] = kv_LCGTK.clone()
-        while len(self._pieces) * self.piece_tokens > self.max_tokens:
+    def _forget(self, latest: np.ndarray) -> None:
+        # Pieces of the latest prompt go last, and its first one last of all: without that the others cannot be found.
+        for end in range(len(latest) // self.piece_tokens * self.piece_tokens, 0, -self.piece_tokens):
+            self._pieces.move_to_end(latest[:end].tobytes())
+        while len(self._pieces) > 1 and len(self._pieces) * next(iter(self._pieces.values())).nbytes > self.max_bytes:
             self._pieces.popitem(last=False)

@@ -23,8 +23,8 @@ from bloomery.core.errors import ConfigError, DataError
 from bloomery.core.stage import Endpoint
 from bloomery.generate.answer_store import AnswerStore, request_key
 from bloomery.generate.answers import Answer, Answered, Ending
-from bloomery.generate.batcher import Finish
 from bloomery.generate.engine import Sample
+from bloomery.generate.finish import Finish
 from bloomery.generate.http_client import ExchangeError, exchange
 from bloomery.generate.sampling import SamplingParams
 

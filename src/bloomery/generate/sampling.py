@@ -11,10 +11,16 @@ from typing import Annotated, NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, StringConstraints
 from torch import Tensor
 
 from bloomery.core.config import Config
+
+DRAW_BLOCK = 128
+"""Tokens whose weights are summed together before a draw is looked up among them."""
+NUCLEUS_TOKENS = 512
+"""Tokens among which top-p looks before it sorts the whole vocabulary."""
 
 
 class SamplingParams(Config):
@@ -75,18 +81,60 @@ def choose(logits_BV: Tensor, draw_B: Tensor, params: Sequence[SamplingParams], 
     return Choice(token_B, logp_B, tops)
 
 
+class Likelihood(NamedTuple):
+    """What tokens are drawn by, and what is recorded of them."""
+
+    weight_BV: Tensor
+    """Probabilities, 0 where a token must not be drawn; they need not sum to 1. Greedy: 1 for the likeliest token, 0 elsewhere."""
+    logp_BV: Tensor
+    """After temperature alone; greedy: at temperature 1."""
+
+
+def likelihood(logits_BV: Tensor, params: SamplingParams, seen: Sequence[Sequence[int]] = ()) -> Likelihood:
+    """What `choose` draws by, for rows that have the same params."""
+    logp_BV, drawn_BV = _logps(logits_BV, params, seen)
+    if params.temperature == 0.0:
+        return Likelihood(torch.zeros_like(logp_BV).scatter_(1, drawn_BV.argmax(-1, keepdim=True), 1.0), logp_BV)
+    return Likelihood(_keep_likely(drawn_BV.exp(), params), logp_BV)
+
+
+def draw(weight_BV: Tensor, draw_B: Tensor) -> Tensor:
+    """For each row the token where its number from [0, 1) falls in the cumulated weights."""
+    # In two steps, of which only the first goes over the whole vocabulary. In float64, so that a sum over many does not
+    # swallow a rare token's weight.
+    B, V = weight_BV.shape
+    blocks_BNV = F.pad(weight_BV, (0, -V % DRAW_BLOCK)).view(B, -1, DRAW_BLOCK)
+    until_BN = blocks_BNV.sum(-1, dtype=torch.float64).cumsum(-1)
+    threshold_B1 = (draw_B * until_BN[:, -1])[:, None]
+    block_B1 = torch.searchsorted(until_BN, threshold_B1, right=True).clamp_(max=until_BN.shape[1] - 1)
+    before_B1 = F.pad(until_BN, (1, 0)).gather(1, block_B1)
+    within_BV = blocks_BNV[torch.arange(B, device=weight_BV.device), block_B1[:, 0]]
+    until_BV = within_BV.cumsum(-1, dtype=torch.float64) + before_B1
+    # The first place whose sum exceeds the draw: tokens of weight 0 are never it. Where the two sums of a block differ in
+    # their last bit the draw can lie beyond the last token; it is then the last one that has a weight.
+    last_B1 = DRAW_BLOCK - 1 - (within_BV > 0).flip(-1).int().argmax(-1, keepdim=True)
+    place_B1 = torch.searchsorted(until_BV, threshold_B1, right=True).minimum(last_B1)
+    token_B: Tensor = (block_B1 * DRAW_BLOCK + place_B1)[:, 0]
+    return token_B
+
+
 def _choose_alike(logits_BV: Tensor, draw_B: Tensor, params: SamplingParams, seen: Sequence[Sequence[int]]) -> Choice:
-    temperature = params.temperature or 1.0
-    logp_BV = (logits_BV.float() / temperature).log_softmax(-1)
-    drawn_BV = logp_BV
-    if params.repetition_penalty != 1.0:
-        drawn_BV = (_penalized(logits_BV.float(), seen, params.repetition_penalty) / temperature).log_softmax(-1)
-    token_B = drawn_BV.argmax(-1) if params.temperature == 0.0 else _draw(_keep_likely(drawn_BV.exp(), params), draw_B)
+    logp_BV, drawn_BV = _logps(logits_BV, params, seen)
+    token_B = drawn_BV.argmax(-1) if params.temperature == 0.0 else draw(_keep_likely(drawn_BV.exp(), params), draw_B)
     tops: list[list[tuple[int, float]]] = [[] for _ in range(len(logits_BV))]
     if params.top_logps:
         top = logp_BV.topk(min(params.top_logps, logp_BV.shape[1]), dim=-1)
         tops = [list(zip(tokens, logps, strict=True)) for tokens, logps in zip(top.indices.tolist(), top.values.tolist(), strict=True)]
     return Choice(token_B, logp_BV.gather(-1, token_B[:, None])[:, 0], tops)
+
+
+def _logps(logits_BV: Tensor, params: SamplingParams, seen: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    # What is recorded, and what is drawn by.
+    temperature = params.temperature or 1.0
+    logp_BV = (logits_BV.float() / temperature).log_softmax(-1)
+    if params.repetition_penalty == 1.0:
+        return logp_BV, logp_BV
+    return logp_BV, (_penalized(logits_BV.float(), seen, params.repetition_penalty) / temperature).log_softmax(-1)
 
 
 def _penalized(logits_BV: Tensor, seen: Sequence[Sequence[int]], penalty: float) -> Tensor:
@@ -96,14 +144,6 @@ def _penalized(logits_BV: Tensor, seen: Sequence[Sequence[int]], penalty: float)
         logit = logits_BV[row, at]
         penalized_BV[row, at] = torch.where(logit > 0, logit / penalty, logit * penalty)
     return penalized_BV
-
-
-def _draw(weight_BV: Tensor, draw_B: Tensor) -> Tensor:
-    # float64, so that the sum over a large vocabulary does not swallow a rare token's probability.
-    cumulated_BV = weight_BV.cumsum(-1, dtype=torch.float64)
-    threshold_B1 = (draw_B * cumulated_BV[:, -1])[:, None]
-    # The first place whose sum exceeds the draw: tokens of probability 0 are never it.
-    return torch.searchsorted(cumulated_BV, threshold_B1, right=True)[:, 0]
 
 
 def draws(seeds: Sequence[int], num_tokens: int) -> np.ndarray:
@@ -116,23 +156,26 @@ def draws(seeds: Sequence[int], num_tokens: int) -> np.ndarray:
 
 def _keep_likely(probability_BV: Tensor, params: SamplingParams) -> Tensor:
     # Probabilities, or 0 for what top-k, top-p and min-p leave out.
-    if params.top_k or params.top_p < 1.0:
-        probability_BV = probability_BV * _nucleus(probability_BV, params.top_k, params.top_p)
+    if params.top_k:
+        top = probability_BV.topk(min(params.top_k, probability_BV.shape[1]), dim=-1)
+        probability_BV = torch.zeros_like(probability_BV).scatter_(-1, top.indices, top.values)
+    if params.top_p < 1.0:
+        probability_BV = _nucleus(probability_BV, params.top_p)
     if params.min_p:
         probability_BV = probability_BV * (probability_BV >= params.min_p * probability_BV.amax(-1, keepdim=True))
     return probability_BV
 
 
-def _nucleus(probability_BV: Tensor, top_k: int, top_p: float) -> Tensor:
-    sorted_BV, order_BV = probability_BV.sort(stable=True, dim=-1, descending=True)
-    keep_BV = torch.ones_like(sorted_BV, dtype=torch.bool)
-    if top_k:
-        keep_BV[:, top_k:] = False
-        sorted_BV = sorted_BV * keep_BV
-    # A token stays if those before it do not reach top_p of what top-k left; the first one always stays.
+def _nucleus(probability_BV: Tensor, top_p: float) -> Tensor:
+    # A token stays if those before it do not reach top_p of the whole; the first one always stays.
+    enough_B1 = top_p * probability_BV.sum(-1, keepdim=True, dtype=torch.float64)
+    # Of large vocabularies the first few hundred tokens almost always have it: a tenth of the time of sorting them all.
+    size = min(NUCLEUS_TOKENS, probability_BV.shape[1])
+    sorted_BV, order_BV = probability_BV.topk(size, dim=-1)
+    if not bool((sorted_BV.sum(-1, keepdim=True, dtype=torch.float64) >= enough_B1).all()):
+        sorted_BV, order_BV = probability_BV.sort(stable=True, dim=-1, descending=True)
     before_BV = sorted_BV.cumsum(-1, dtype=torch.float64) - sorted_BV
-    keep_BV &= before_BV < top_p * sorted_BV.sum(-1, keepdim=True, dtype=torch.float64)
-    return torch.zeros_like(keep_BV).scatter_(-1, order_BV, keep_BV)
+    return torch.zeros_like(probability_BV).scatter_(-1, order_BV, sorted_BV * (before_BV < enough_B1))
 
 
 def _mix(value: np.ndarray) -> np.ndarray:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any  # Any: vLLM's types, where it is not installed
 
 from bloomery.core.errors import ConfigError, DataError
-from bloomery.generate.batcher import Finish
 from bloomery.generate.engine import Sample
+from bloomery.generate.finish import Finish
 from bloomery.generate.sampling import SamplingParams
 
 try:

@@ -20,7 +20,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bloomery.model.kernels import rotate
 from bloomery.model.lora import merged_weights
 from bloomery.model.rope import rotation
 from bloomery.model.transformer import Transformer
@@ -41,7 +40,8 @@ class SharedPrefix(NamedTuple):
 
     kv_LCGPK: Tensor
     row_M: Tensor
-    """The rows; the first ones are `num_rows` different ones, then the first again, to have MIN_ROWS queries a head."""
+    """The rows: `num_rows` that are still there, then the first of them again up to a number that never changes. Products
+    of other sizes may sum in another order, and a row would then depend on how long its companions talk."""
     num_rows: int
 
 
@@ -205,7 +205,7 @@ class Decoder:
         if layer.qk_norm_HK is not None:
             turned_NHK = F.rms_norm(turned_NHK, (K,), None, self.config.norm_eps) * layer.qk_norm_HK
         if layer.has_rotation:
-            turned_NHK = rotate(turned_NHK, batch.cos_N1K, batch.sin_N1K)
+            turned_NHK = _turn(turned_NHK, batch.cos_N1K, batch.sin_N1K)
         for kept_BGSK, new_NGK in zip(kv_CBGSK, (turned_NHK[:, H:], qkv_NHK[:, H + G :]), strict=True):
             kept_BGSK.view(-1, K).index_copy_(0, batch.place_X, new_NGK.reshape(-1, K))
         # The queries of a group of heads lie under one another, so that a group is one product and keys are never repeated.
@@ -213,26 +213,38 @@ class Decoder:
         bias_BTS = batch.window_bias_BTS if layer.has_window else batch.bias_BTS
         score_BGXS = (query_BGXK.flatten(0, 1) @ kv_CBGSK[0].flatten(0, 1).mT).view(B, G, H // G, -1, S)
         score_BGXS = torch.add(bias_BTS[:, None, None], score_BGXS, alpha=K**-0.5).view(B, G, -1, S)
-        out_BGXK = _weigh(score_BGXS.softmax(-1).flatten(0, 1), kv_CBGSK[1].flatten(0, 1)).view(B, G, -1, K)
-        for prefix in batch.prefixes:
-            _add_prefix(out_BGXK, query_BGXK, score_BGXS, prefix, number)
+        share_BGXS = score_BGXS.softmax(-1)
+        read = [_read_prefix(query_BGXK, score_BGXS, share_BGXS, prefix, number) for prefix in batch.prefixes]
+        out_BGXK = _weigh(share_BGXS.flatten(0, 1), kv_CBGSK[1].flatten(0, 1)).view(B, G, -1, K)
+        for prefix, read_MGXK in zip(batch.prefixes, read, strict=True):
+            out_BGXK.index_add_(0, prefix.row_M[: prefix.num_rows], read_MGXK)
         return out_BGXK.view(B, G, H // G, -1, K).permute(0, 3, 1, 2, 4).reshape(len(x_ND), H * K)
 
 
-def _add_prefix(out_BGXK: Tensor, query_BGXK: Tensor, score_BGXS: Tensor, prefix: SharedPrefix, layer: int) -> None:
-    """Has the rows of a prefix attend to it, too. One product a head for all of them, however many they are.
+def _read_prefix(query_BGXK: Tensor, score_BGXS: Tensor, share_BGXS: Tensor, prefix: SharedPrefix, layer: int) -> Tensor:
+    """What a prefix's rows read from it, MGXK. Their shares of their own slots become those in one softmax over both.
 
-    Two softmaxes become one by the sums of their exponentials (arXiv:2402.05099, eq. 4 and 5).
+    One product a head for all of them, however many they are, and always of the same size: see `SharedPrefix`.
     """
     key_GPK, value_GPK = prefix.kv_LCGPK[layer]
-    M, (_, G, X, K) = len(prefix.row_M), query_BGXK.shape
+    M, (_, G, X, K), P = len(prefix.row_M), query_BGXK.shape, key_GPK.shape[1]
     query_GNK = query_BGXK[prefix.row_M].transpose(0, 1).reshape(G, M * X, K)
-    score_GNP = (query_GNK @ key_GPK.mT).mul_(K**-0.5)
-    out_MGXK = _weigh(score_GNP.softmax(-1), value_GPK).view(G, M, X, K).transpose(0, 1)[: prefix.num_rows]
-    lse_MGX = score_GNP.logsumexp(-1).view(G, M, X).transpose(0, 1)[: prefix.num_rows]
+    score_MGXP = (query_GNK @ key_GPK.mT).mul_(K**-0.5).view(G, M, X, P).transpose(0, 1)
+    share_MGXS = torch.cat([score_MGXP, score_BGXS[prefix.row_M]], -1).softmax(-1)
     row_M = prefix.row_M[: prefix.num_rows]
-    own_fraction_MGX1 = (score_BGXS[row_M].logsumexp(-1) - lse_MGX).sigmoid()[..., None]
-    out_BGXK[row_M] = torch.lerp(out_MGXK, out_BGXK[row_M], own_fraction_MGX1)
+    share_BGXS[row_M] = share_MGXS[: prefix.num_rows, ..., P:]
+    share_GNP = share_MGXS[..., :P].transpose(0, 1).reshape(G, M * X, P)
+    read_MGXK: Tensor = (share_GNP @ value_GPK).view(G, M, X, K).transpose(0, 1)[: prefix.num_rows]
+    return read_MGXK
+
+
+def _turn(x_NHK: Tensor, cos_N1K: Tensor, sin_N1K: Tensor) -> Tensor:
+    # As kernels.rotate, without its preparations for a derivative.
+    half = x_NHK.shape[-1] // 2
+    out_NHK = x_NHK * cos_N1K
+    out_NHK[..., :half].addcmul_(x_NHK[..., half:], sin_N1K[..., :half], value=-1)
+    out_NHK[..., half:].addcmul_(x_NHK[..., :half], sin_N1K[..., half:])
+    return out_NHK
 
 
 def _weigh(share_NXS: Tensor, value_NSK: Tensor) -> Tensor:

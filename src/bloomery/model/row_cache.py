@@ -29,11 +29,11 @@ class RowCache:
             self.kv_LCBGSK = self._decoder.new_cache(max(num_rows, B), max(round_up(num_slots), S))
             self.kv_LCBGSK[:, :, :B, :, :S] = old_LCBGSK
 
-    def keep(self, rows: Sequence[int], *, num_rows: int) -> None:
-        """Only these rows stay, in this order, and empty ones after them up to `num_rows`."""
-        old_LCBGSK = self.kv_LCBGSK
-        self.kv_LCBGSK = self._decoder.new_cache(num_rows, old_LCBGSK.shape[4])
-        self.kv_LCBGSK[:, :, : len(rows)] = old_LCBGSK[:, :, list(rows)]
+    def keep(self, rows: Sequence[int], *, num_rows: int, num_slots: int) -> None:
+        """Only these rows stay, in this order, and empty ones after them up to `num_rows`; of each the first `num_slots` slots."""
+        kept_LCBGSK = self.kv_LCBGSK[:, :, list(rows), :, : round_up(num_slots)]
+        self.kv_LCBGSK = self._decoder.new_cache(num_rows, kept_LCBGSK.shape[4])
+        self.kv_LCBGSK[:, :, : len(rows)] = kept_LCBGSK
 
     def fill(self, row: int, kv_LCGTK: Tensor) -> None:
         """Writes a row's first T slots."""

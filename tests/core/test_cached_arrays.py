@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bloomery.core.cached_arrays import cache_folder, cached_arrays
+from bloomery.core.cached_arrays import cache_folder, cached_arrays, cached_table
 
 NAMES = ("numbers", "words")
 
@@ -58,3 +58,13 @@ def test_where_nothing_can_be_written_they_are_made_each_time(tmp_path):
 def test_the_cache_is_where_the_user_has_caches(monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cache_folder() == tmp_path / "bloomery"
+
+
+def count_to_ten():
+    return np.arange(10)
+
+
+def test_a_table_is_kept_under_the_name_and_the_source_of_what_makes_it(monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert [cached_table(count_to_ten).tolist() for _ in range(2)] == [list(range(10))] * 2
+    assert [path.name.split("-")[0] for path in (tmp_path / "bloomery").iterdir()] == ["count_to_ten"]

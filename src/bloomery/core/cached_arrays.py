@@ -3,8 +3,11 @@
 Processes that map the same file share its pages, so that a table is in memory once, however many workers read it.
 """
 
+import hashlib
+import inspect
 import os
 import shutil
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +37,13 @@ def cached_arrays(key: str, names: Sequence[str], make: Callable[[], Arrays], *,
         arrays = make()
         _keep(place, arrays)
         return arrays
+
+
+def cached_table(make: Callable[[], np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+    """What `make` gives, a function of its module and of Python's tables of Unicode alone, as `cached_arrays` keeps it."""
+    source = hashlib.sha256(Path(inspect.getfile(make)).read_bytes()).hexdigest()[:16]
+    key = f"{make.__name__.strip('_')}-{unicodedata.unidata_version}-{source}"
+    return cached_arrays(key, ("table",), lambda: {"table": make()})["table"]
 
 
 def _keep(place: Path, arrays: Arrays) -> None:

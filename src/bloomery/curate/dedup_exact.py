@@ -6,6 +6,7 @@ from typing import Any  # Any: numpy's dtype of fixed-width bytes
 import numpy as np
 import pyarrow as pa
 
+from bloomery.core.cached_arrays import cached_table
 from bloomery.curate.kernels import hash_normalised, text_column
 
 
@@ -26,6 +27,10 @@ def hash_texts(texts: pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np.uint64]]:
 
 @functools.cache
 def _lower_characters() -> np.ndarray[Any, np.dtype[np.uint16]]:
+    return cached_table(_lower_each)
+
+
+def _lower_each() -> np.ndarray[Any, np.dtype[np.uint16]]:
     # What `normalise` makes of each character of the basic plane; 0 for white space, so that NUL is taken for U+0001.
     lower = [ord(chr(i).lower()) if len(chr(i).lower()) == 1 else i for i in range(1 << 16)]
     return np.array([0 if chr(i).isspace() else max(1, c) for i, c in enumerate(lower)], np.uint16)

@@ -349,6 +349,44 @@ def find_bylines(data, most):  # type: ignore[no-untyped-def]  # compiled
 
 
 @compiled
+def _stands(data, at, end, word):  # type: ignore[no-untyped-def]  # compiled
+    same = 0
+    if at + len(word) <= end:
+        while same < len(word) and data[at + same] == word[same]:
+            same += 1
+    return same == len(word)
+
+
+@compiled
+def find_software(data):  # type: ignore[no-untyped-def]  # compiled
+    """(whether a shop's software is named in the bytes, whether a board's is): their names as they write them, in one pass."""
+    shop, board, at, end = False, False, 0, len(data)
+    while at < end:
+        if at + 17 <= end:
+            hits = 0
+            for k in range(16):
+                first, second = data[at + k], data[at + k + 1]
+                hits += ((first == 115) | (first == 112)) & (second == 104)  # sh, ph
+                hits += ((first == 118) & (second | 32 == 98)) | ((first | 32 == 120) & (second == 101))  # vb, xe
+            if not hits:
+                at += 16
+                continue
+        stop = min(at + 16, end)
+        while at < stop:
+            byte = data[at]
+            if byte == 115:
+                shop = shop or _stands(data, at, end, b"shopify")
+            elif byte == 112:
+                board = board or _stands(data, at, end, b"phpbb") or _stands(data, at, end, b"phpBB")
+            elif byte == 118:
+                board = board or _stands(data, at, end, b"vbulletin") or _stands(data, at, end, b"vBulletin")
+            elif byte | 32 == 120:
+                board = board or _stands(data, at, end, b"xenforo") or _stands(data, at, end, b"XenForo")
+            at += 1
+    return shop, board
+
+
+@compiled
 def measure_html(data, void_tags, raw_text_tags):  # type: ignore[no-untyped-def]  # compiled
     """(deepest nesting of open elements, most attributes of one tag, steps) of an HTML page, in one pass over its bytes.
 

@@ -17,6 +17,8 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 
+from bloomery.core.cached_arrays import cached_table
+
 FNV_OFFSET, FNV_PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)
 POLYNOMIAL = np.uint64(0x9E3779B97F4A7C15)
 """Multiplier of the window hash: odd, so that it is invertible modulo 2**64."""
@@ -141,6 +143,10 @@ def folded_characters() -> np.ndarray[Any, np.dtype[np.uint16]]:
 
     One character for one: the two that lower-case to more than one stay as they are, and a final sigma is a sigma.
     """
+    return cached_table(_fold_each)
+
+
+def _fold_each() -> np.ndarray[Any, np.dtype[np.uint16]]:
     folded = np.array([ord(chr(i).lower()) if len(chr(i).lower()) == 1 else i for i in range(1 << 16)], np.uint16)
     folded[0x3C2] = 0x3C3
     folded[np.asarray(_kinds(1 << 16)) == 0] = 0

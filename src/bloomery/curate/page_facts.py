@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bloomery.curate.html_kernels import find_software
 from bloomery.curate.html_tags import (
     M_KIND,
     MARK_HEAD_END,
@@ -28,7 +29,6 @@ MAX_JSON_TOTAL = 200_000
 _ATTRIBUTE = re.compile(rb"""([a-zA-Z:_-]{1,40})\s{0,5}=\s{0,5}(?:"([^"]{0,2000})"|'([^']{0,2000})'|([^\s"'>]{1,500}))""")
 _JSON_TYPE = re.compile(rb'"@type"\s{0,3}:\s{0,3}\[?"(\w{3,40})"')
 _BOARD = (b"discourse", b"vbulletin", b"phpbb", b"xenforo", b"mybb", b"invision", b"flarum", b"nodebb")
-_BOARD_NAMES = (b"vbulletin", b"vBulletin", b"phpbb", b"phpBB", b"xenforo", b"XenForo")
 
 HINTS = [
     "og_article", "og_product", "og_other", "published", "article", "product", "forum", "collection", "questions", "shop", "board", "json"
@@ -83,6 +83,7 @@ def read_hints(facts: PageFacts) -> Hints:
     og = facts.metas.get("og:type", b"").lower()
     kinds = {kind.decode() for script in facts.scripts for kind in _JSON_TYPE.findall(script)}
     generator = facts.metas.get("generator", b"").lower()
+    names_shop, names_board = find_software(np.frombuffer(facts.head, np.uint8))
     hints = (
         b"article" in og,
         b"product" in og,
@@ -93,8 +94,8 @@ def read_hints(facts: PageFacts) -> Hints:
         bool(kinds & {"DiscussionForumPosting", "QAPage", "Question"}),
         bool(kinds & {"CollectionPage", "ItemList", "OfferCatalog"}),
         "FAQPage" in kinds,
-        b"shopify" in facts.head,
-        generator.startswith(_BOARD) or any(name in facts.head for name in _BOARD_NAMES),
+        names_shop,
+        generator.startswith(_BOARD) or names_board,
         bool(kinds),
     )
     return np.array(hints, np.float32)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 
+from bloomery.core.cached_arrays import cached_table
 from bloomery.curate.kernels import compiled
 
 Array = np.ndarray[Any, Any]
@@ -98,6 +99,10 @@ def cut_words(texts: Texts) -> Words:
 @functools.cache
 def character_classes() -> Array:
     """Classes of every character up to U+20000; all later letters are Han."""
+    return cached_table(_classify_characters)
+
+
+def _classify_characters() -> Array:
     table = np.zeros(_LAST + 1, np.uint32)
     for point in range(_LAST + 1):
         character = chr(point)

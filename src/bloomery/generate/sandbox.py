@@ -124,14 +124,9 @@ class _Child:
         deadline = time.monotonic() + self.limits.wall_seconds
         verdict, output = bytearray(), bytearray()
         assert self.process.stdout is not None
-        printed = self.process.stdout.fileno()
-        still_open = {self.verdict, printed}
+        still_open = {self.verdict: verdict, self.process.stdout.fileno(): output}
         while self.verdict in still_open:
-            for descriptor in select.select(list(still_open), [], [], POLL_SECONDS)[0]:
-                part = os.read(descriptor, 65_536)
-                (verdict if descriptor == self.verdict else output).extend(part)
-                if not part:
-                    still_open.discard(descriptor)
+            _read_some(still_open, seconds=POLL_SECONDS)
             if len(output) > self.limits.output_bytes:
                 return self._judgement("output", f"printed more than {self.limits.output_bytes:,} bytes", output)
             if crowd := self._crowd():
@@ -140,11 +135,8 @@ class _Child:
                 return self._judgement("time", f"not done after {self.limits.wall_seconds:g} s", output)
             if len(verdict) > MAX_VERDICT_BYTES:
                 break
-        while printed in still_open and len(output) <= self.limits.output_bytes and select.select([printed], [], [], 0)[0]:
-            part = os.read(printed, 65_536)
-            output.extend(part)
-            if not part:
-                break
+        while len(output) <= self.limits.output_bytes and _read_some(still_open, seconds=0.0):
+            pass  # what was printed before the verdict is in the pipe by now
         return self._read_verdict(bytes(verdict), output)
 
     def _read_verdict(self, verdict: bytes, output: bytearray) -> Judgement:
@@ -176,6 +168,20 @@ class _Child:
         if num_bytes > self.limits.files_mb << 20:
             return f"wrote more than {self.limits.files_mb} MB"
         return ""
+
+
+def _read_some(into: dict[int, bytearray], *, seconds: float) -> bool:
+    """Reads what is there within some time, and forgets a descriptor at its end. Whether there was anything."""
+    poller = select.poll()  # not select.select, which knows no descriptor above 1023
+    for descriptor in into:
+        poller.register(descriptor, select.POLLIN)
+    ready = poller.poll(1000 * seconds)
+    for descriptor, _ in ready:
+        part = os.read(descriptor, 65_536)
+        into[descriptor].extend(part)
+        if not part:
+            del into[descriptor]
+    return bool(ready)
 
 
 def _split(stream: bytes) -> list[dict[str, Any]]:

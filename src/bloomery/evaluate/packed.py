@@ -45,7 +45,7 @@ class Text(NamedTuple):
 
 
 class Likelihood(NamedTuple):
-    """The log-probability (natural) of each scored token, and whether each of them was the likeliest."""
+    """The log-probability (natural) of each scored token, and whether none was likelier than each of them."""
 
     logps: list[float]
     greedy: bool
@@ -296,8 +296,11 @@ def _predict(
         mine = [i for n in range(first, first + logits_NV.shape[0]) for i in by_place.get(n, ())]
         place = torch.tensor([wanted[i][0] - first for i in mine], device=logits_NV.device)
         target = torch.tensor([wanted[i][1] for i in mine], device=logits_NV.device)
-        logp = logits_NV[place, target] - logits_NV.logsumexp(-1)[place]
-        likeliest = logits_NV.argmax(-1)[place] == target
+        wanted_logit, top_N = logits_NV[place, target], logits_NV.amax(-1)
+        # In place and by hand: passes over so many numbers cost as much as the product that made them.
+        sum_N = logits_NV.sub_(top_N[:, None]).exp_().sum(-1)
+        likeliest = wanted_logit == top_N[place]
+        logp = wanted_logit - top_N[place] - sum_N.log()[place]
         for i, value, ok in zip(mine, logp.tolist(), likeliest.tolist(), strict=True):
             if math.isnan(value) or value == math.inf:
                 raise DataError(

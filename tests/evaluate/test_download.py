@@ -38,9 +38,10 @@ def hub(web_server: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     return web_server
 
 
-def fetch(cache: Path, *names: str, folders: tuple[Path, ...] = ()) -> list[str]:
+def fetch(cache: Path, *names: str, folders: tuple[Path, ...] = (), required: tuple[str, ...] | None = None) -> list[str]:
     notes: list[str] = []
-    fetch_rows([catalog()[name] for name in names], folders, cache, manners=FAST, note=notes.append)
+    chosen = [catalog()[name] for name in names]
+    fetch_rows(chosen, folders, cache, required=names if required is None else required, manners=FAST, note=notes.append)
     return notes
 
 
@@ -76,6 +77,13 @@ def test_a_data_set_that_must_be_asked_for_says_where_to_put_its_file(hub: Any, 
     hub.faults[PIQA] = [("status", 401, {})]
     with pytest.raises(DataError, match=r"status 401.*core/piqa\.parquet and give --data DIR"):
         fetch(tmp_path, "piqa")
+
+
+def test_of_a_collection_the_rest_is_fetched_where_one_cannot_be_had(hub: Any, tmp_path: Path) -> None:
+    hub.faults[PIQA] = [("status", 404, {})]
+    notes = fetch(tmp_path, "piqa", "arc_easy", required=("arc_easy",))
+    assert any(note.startswith("piqa: ") and "status 404" in note for note in notes)
+    assert (tmp_path / "core" / "arc_easy.parquet").is_file()
 
 
 def test_a_hub_that_fails_for_good_is_an_error_and_leaves_no_file(hub: Any, tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ def evaluate(
             raise ConfigError("evaluate: nothing to evaluate on: give --tasks (and --data or --download), --prompts or --corpus")
         found = [find_checkpoint(name, store, node=node) for name in model]
         if download:
-            folders = _download(chosen, folders, chat=chat)
+            folders = _download(chosen, folders)
         inputs = {slot: [find_input(path, store) for path in paths] for slot, paths in slots.items() if paths}
         inputs |= {"models": [str(path) for path in found], **({"data": list(map(str, folders))} if chosen and folders else {})}
         options = {"names": names, "baseline": baseline or names[0], "tasks": chosen, "limit": limit, "num_shots": shots, "chat": chat}
@@ -198,13 +198,13 @@ def _show_catalog(folders: Sequence[Path], *, as_json: bool) -> None:
     print_text(f"Collections: {', '.join(collections())}. bits_per_byte scores the documents of --corpus.")
 
 
-def _download(chosen: Sequence[str], folders: Sequence[Path], *, chat: bool) -> list[Path]:
+def _download(chosen: Sequence[str], folders: Sequence[Path]) -> list[Path]:
     from bloomery.evaluate.download import fetch_rows
     from bloomery.evaluate.tasks.catalog import choose
 
     cache = Path.home() / ".cache" / "bloomery" / "benchmarks"
     benchmarks = choose([name for name in chosen if name != "bits_per_byte"])
-    return [*folders, *fetch_rows(benchmarks, folders, cache, note=lambda text: typer.echo(text, err=True))]
+    return [*folders, *fetch_rows(benchmarks, folders, cache, required=chosen, note=lambda text: typer.echo(text, err=True))]
 
 
 def _default_out(store: Path, names: Sequence[str], inputs: Mapping[str, Any], options: Mapping[str, Any]) -> Path:

@@ -5,7 +5,7 @@ server gives, and is whole or absent. HF_ENDPOINT names a mirror; with HF_HUB_OF
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -18,23 +18,34 @@ HUB = "https://huggingface.co"
 
 
 def fetch_rows(
-    benchmarks: Sequence[Benchmark], folders: Sequence[Path], cache: Path, *, manners: Manners | None = None, note: Callable[[str], None]
+    benchmarks: Sequence[Benchmark],
+    folders: Sequence[Path],
+    cache: Path,
+    *,
+    required: Collection[str],
+    manners: Manners | None = None,
+    note: Callable[[str], None],
 ) -> list[Path]:
     """Fetches the files of those benchmarks that no folder has and the hub has; returns `cache` if it holds any then.
 
-    Raises ConfigError under HF_HUB_OFFLINE, DataError for what cannot be had.
+    Raises ConfigError under HF_HUB_OFFLINE, DataError for what cannot be had and is `required` by name; of the rest it is noted.
     """
     wanted = {
-        source.files[0]: source
+        source.files[0]: (benchmark.name, source)
         for benchmark in benchmarks
         for source in (benchmark.source, benchmark.shots)
         if source is not None and source.hub and not find_files(source, [*folders, cache])
     }
     if wanted and os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
         raise ConfigError(f"--download: HF_HUB_OFFLINE is set, but {', '.join(wanted)} would have to be fetched")
-    for source in wanted.values():
+    for name, source in wanted.values():
         note(f"fetching {source.hub[0].repo}: {source.hub[0].path}")
-        fetch_source(source, cache, manners=manners or Manners())
+        try:
+            fetch_source(source, cache, manners=manners or Manners())
+        except DataError as error:
+            if name in required:
+                raise
+            note(f"{name}: {error}")
     return [cache] if cache.is_dir() else []
 
 

@@ -71,7 +71,7 @@ def _view(nodes: Sequence[NodeView], run_folder: Path) -> dict[str, Any]:
         "tokens": _tokens_view(nodes),
         "training": [_training_view(node) for node in nodes if node.stage in TRAINING_STAGES],
         "pairs": next((dict(node.metrics) for node in nodes if node.stage == "collect_pairs"), None),
-        "scores": next((_scores_view(node) for node in nodes if node.stage == "evaluate"), None),
+        "scores": next((_scores_view(node) for node in nodes if node.stage == "evaluate" and _has_answers(node)), None),
         "recipe": recipe_json(run_folder),
         "format_bytes": format_bytes,
     }
@@ -142,6 +142,10 @@ def _speed(node: NodeView) -> str:
     words = [f"{median['tokens_per_second']:,.0f} tokens/s"] if "tokens_per_second" in median else []
     words += [f"{100 * median['mfu']:.0f} % MFU"] if "mfu" in median else []
     return f"{', '.join(words)} (medians)" if words else ""
+
+
+def _has_answers(node: NodeView) -> bool:
+    return (node.path / "samples.parquet").is_file()  # an evaluation on benchmarks alone has a page of its own
 
 
 def _scores_view(node: NodeView) -> dict[str, Any]:

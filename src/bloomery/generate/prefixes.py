@@ -43,6 +43,7 @@ class PromptReader:
         """Tokens that went through the model; those of remembered pieces do not count."""
         self._pieces: OrderedDict[bytes, Tensor] = OrderedDict()
 
+    @torch.inference_mode()
     def read(self, prompt: Sequence[int]) -> ReadPrompt:
         """A prompt of at least one token. Its last token is always read, because what comes after it has to be told."""
         ids, size = np.asarray(prompt, dtype=np.int64), self.piece_tokens

@@ -65,11 +65,11 @@ def choose(logits_BV: Tensor, draw_B: Tensor, params: Sequence[SamplingParams], 
     of the distribution that a trainer sees, log_softmax(logits / temperature): what else params ask for changes what is
     drawn, not what is recorded (mixing the two is a known fault: ms-swift PR 8442).
     """
+    if all(one is params[0] for one in params):  # most often; hashing params takes longer than drawing
+        return _choose_alike(logits_BV, draw_B, params[0], seen)
     groups: dict[SamplingParams, list[int]] = {}
     for row, one in enumerate(params):
         groups.setdefault(one, []).append(row)
-    if len(groups) == 1:
-        return _choose_alike(logits_BV, draw_B, params[0], seen)
     token_B = torch.empty(len(params), dtype=torch.int64, device=logits_BV.device)
     logp_B = torch.empty(len(params), dtype=torch.float32, device=logits_BV.device)
     tops: list[list[tuple[int, float]]] = [[] for _ in params]

@@ -2,14 +2,15 @@
 
 A `Decoder` holds a model's weights as they were when it was made, cast once, query, key and value matrices joined, and on a
 CPU laid out as oneDNN wants them: a product of 16 rows then takes half to three quarters of the time. Rows of a batch are
-at different places of different texts, and each has its keys and values in a row of the cache (see cache.py). What several
+at different places of different texts, and each has its keys and values in a row of the cache (see row_cache.py). What several
 rows have in common at their beginning may lie in a `SharedPrefix` instead, which is read once for all of them.
 
 In float32 on a CPU a row's numbers do not depend on the other rows, to the last bit: matrix products get at least `min_rows`
 rows, the cache grows by whole blocks of slots, and everything else works row by row (tests/generate/test_batcher.py).
 
-Legend: B rows, T new tokens of a row, N = B * T, D model, F mlp, V vocabulary, L layers, C keys or values (2), H heads, G
-key-value heads, R = H / G, K head dimension, S slots of a row, P tokens of a prefix, M rows that share one.
+Legend: B rows, T new tokens of a row, N = B * T, D model, V vocabulary, L layers, C keys or values (2), H heads, G key-value
+heads, X queries of a row for one of them (H / G * T), K head dimension, S slots of a row, I places written to (N * G), P tokens of a
+prefix (or, of a table, positions), M rows that share one.
 """
 
 import math
@@ -106,8 +107,8 @@ class _Batch(NamedTuple):
 
     cos_N1K: Tensor
     sin_N1K: Tensor
-    place_X: Tensor
-    """Where keys and values are kept: in a layer's cache seen as rows of K numbers; N * G of them."""
+    place_I: Tensor
+    """Where keys and values are kept, in a layer's cache seen as rows of K numbers."""
     bias_BTS: Tensor
     window_bias_BTS: Tensor
     kv_LCBGSK: Tensor
@@ -185,13 +186,13 @@ class Decoder:
         position_N = position_BT.flatten()
         slot_S = torch.arange(S, device=self.device)
         row_G = torch.arange(B * G, device=self.device).view(B, 1, G)
-        place_X = (row_G * S + slot_BT[:, :, None]).flatten()
+        place_I = (row_G * S + slot_BT[:, :, None]).flatten()
         hidden_BTS = slot_S > slot_BT[:, :, None]
         bias_BTS = window_bias_BTS = self._bias(hidden_BTS)
         if self.config.sliding_window:
             window_bias_BTS = self._bias(hidden_BTS | (slot_S <= slot_BT[:, :, None] - self.config.sliding_window))
         cos_N1K, sin_N1K = self._cos_PK[position_N][:, None], self._sin_PK[position_N][:, None]
-        return _Batch(cos_N1K, sin_N1K, place_X, bias_BTS, window_bias_BTS, kv_LCBGSK, prefixes)
+        return _Batch(cos_N1K, sin_N1K, place_I, bias_BTS, window_bias_BTS, kv_LCBGSK, prefixes)
 
     def _bias(self, hidden_BTS: Tensor) -> Tensor:
         return torch.zeros(hidden_BTS.shape, dtype=self.dtype, device=self.device).masked_fill_(hidden_BTS, -math.inf)
@@ -207,7 +208,7 @@ class Decoder:
         if layer.has_rotation:
             turned_NHK = _turn(turned_NHK, batch.cos_N1K, batch.sin_N1K)
         for kept_BGSK, new_NGK in zip(kv_CBGSK, (turned_NHK[:, H:], qkv_NHK[:, H + G :]), strict=True):
-            kept_BGSK.view(-1, K).index_copy_(0, batch.place_X, new_NGK.reshape(-1, K))
+            kept_BGSK.view(-1, K).index_copy_(0, batch.place_I, new_NGK.reshape(-1, K))
         # The queries of a group of heads lie under one another, so that a group is one product and keys are never repeated.
         query_BGXK = turned_NHK[:, :H].view(B, -1, G, H // G, K).permute(0, 2, 3, 1, 4).reshape(B, G, -1, K)
         bias_BTS = batch.window_bias_BTS if layer.has_window else batch.bias_BTS

@@ -31,13 +31,15 @@ PEER = ROOT / ".venv-peers" / "bin" / "python"
 NUM_FILES = 2
 
 STEP = """
-import json, sys, time
+import atexit, gc, json, sys, time
 from pathlib import Path
+gc.set_threshold(20_000, 20, 20)  # this, and the two below, as the command line does
+atexit.register(gc.freeze)
 started = time.perf_counter()
 warcs, out, workers, extractor = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 from bloomery.core.pool import start_fork_server
 if workers > 1:
-    start_fork_server()  # as the command line does
+    start_fork_server()
 from bloomery.core.config import check_config
 from bloomery.core.stage import Runtime
 from bloomery.stages import dedup, extract, filter

@@ -28,13 +28,6 @@ from bloomery.core.memory import peak_memory_bytes
 
 log = logging.getLogger(__name__)
 
-PRELOADED = (
-    *("numpy", "pyarrow.compute", "pyarrow.parquet", "polars", "numba", "numba.np.arraymath"),
-    *("bloomery.core.files", "bloomery.core.stage"),
-    *("fastwarc.warc", "ftfy", "py3langid.langid", "re2", "resiliparse.extract.html2text", "resiliparse.parse.encoding"),
-)
-"""Imported once by the server that workers are forked from. None starts a thread when it is merely imported."""
-
 ONE_THREAD = dict.fromkeys(("POLARS_MAX_THREADS", "OMP_NUM_THREADS", "NUMBA_NUM_THREADS", "RAYON_NUM_THREADS"), "1")
 """Environment of workers: the workers are the parallelism."""
 
@@ -206,7 +199,7 @@ def start_fork_server() -> None:
 
     The first map does so, too; who knows earlier that there will be one spares it the wait, as the server imports meanwhile.
     """
-    multiprocessing.set_forkserver_preload(list(PRELOADED))
+    multiprocessing.set_forkserver_preload(["bloomery.core.preload"])
     before = {name: os.environ.get(name) for name in ONE_THREAD}
     os.environ.update(ONE_THREAD)  # libraries read these when they are loaded, so the server must start with them
     try:
@@ -281,8 +274,7 @@ def _portable(error: Exception) -> Exception:
 
 
 def _prepare_worker() -> None:
-    # What is imported stays, and rows of documents have no cycles: looking for garbage took a twentieth of the time.
-    gc.freeze()
+    # Rows of documents have no cycles: looking for garbage took a twentieth of the time.
     gc.set_threshold(100_000, 20, 20)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's to handle
     with contextlib.suppress(OSError, AttributeError):

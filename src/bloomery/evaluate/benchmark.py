@@ -103,6 +103,8 @@ class Generation:
     temperature: float = 0.0
     at_once: Callable[[Sequence[Question], Sequence[Sequence[str]]], Sequence[Mapping[str, float]]] | None = None
     """Scores all examples together where that is cheaper (programs run side by side); None: one by one with `score`."""
+    check: Callable[[], None] | None = None
+    """Raises ConfigError where answers could not be scored, before a model is asked for any."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -55,7 +55,10 @@ def prepare(
             chosen = dataclasses.replace(chosen, generation=with_toxicity(chosen, toxicity))
         try:
             found[chosen.name] = chosen, read_rows(chosen, folders)
-        except MissingRows as error:
+            if chosen.generation is not None and chosen.generation.check is not None:
+                chosen.generation.check()
+        except (MissingRows, ConfigError) as error:
+            found.pop(chosen.name, None)
             if benchmark.name in names:
                 raise
             skipped[chosen.name] = str(error).removeprefix(f"{chosen.name}: ")

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from bloomery.core.errors import DataError
+from bloomery.core.errors import ConfigError, DataError
 from bloomery.evaluate.asking import arrange, prefix
+from bloomery.evaluate.benchmarking import prepare
 from bloomery.evaluate.rows import read_rows
 from bloomery.evaluate.tasks.catalog import catalog
 from bloomery.evaluate.tasks.code import humaneval_row, mbpp_row, pass_at_k, program_of, score_one, score_programs
@@ -117,3 +118,14 @@ def test_a_prompt_of_humaneval_is_gone_on_with_where_it_ends() -> None:
     program = program_of(humaneval_row(ADD), "\n    return a + b")
     assert program.source == ADD["prompt"].rstrip() + "\n    return a + b"
     assert {name for name in catalog() if name.startswith("humaneval")} >= {"humaneval", "humaneval_pass10", "humaneval_chat"}
+
+
+def test_where_programs_cannot_be_run_no_model_is_asked_for_any(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "HumanEval.jsonl").write_text(json.dumps(ADD) + "\n")
+    ready = prepare(["code"], [tmp_path], documents=[], toxicity=None, chat=False)
+    assert "humaneval" in ready.benchmarks
+    monkeypatch.setattr(sys, "platform", "darwin")  # one of the places where there is no sandbox
+    with pytest.raises(ConfigError, match="darwin"):
+        prepare(["humaneval"], [tmp_path], documents=[], toxicity=None, chat=False)
+    ready = prepare(["code"], [tmp_path], documents=[], toxicity=None, chat=False)
+    assert ready.benchmarks == {} and "darwin" in ready.skipped["humaneval"]

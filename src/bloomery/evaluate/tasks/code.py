@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from bloomery.evaluate.benchmark import Benchmark, Generation, Question, Row, RowError, Source, require_text
 from bloomery.evaluate.tasks.hub import hub_files
-from bloomery.generate.sandbox import Program, SandboxLimits, judge_programs
+from bloomery.generate.sandbox import Program, SandboxLimits, check_sandbox, judge_programs
 
 HUMANEVAL_STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
 """Where a completion ends (2107.03374, sec. 3)."""
@@ -29,7 +29,9 @@ def code_benchmarks() -> list[Benchmark]:
     """HumanEval and MBPP, greedy (pass@1) and with samples (pass@1 and pass@10)."""
     found = []
     for suffix, title, samples, temperature in (("", "", 1, 0.0), ("_pass10", ", 20 samples", NUM_SAMPLES, TEMPERATURE)):
-        generation = Generation(score=score_one, at_once=score_programs, max_tokens=512, num_samples=samples, temperature=temperature)
+        generation = Generation(
+            score=score_one, at_once=score_programs, check=check_sandbox, max_tokens=512, num_samples=samples, temperature=temperature
+        )
         humaneval = Benchmark(
             name=f"humaneval{suffix}",
             title=f"HumanEval{title}",

@@ -15,6 +15,7 @@ from bloomery.curate.extract import (
     Extracted,
     Refused,
     decode_bytes,
+    encode_bytes,
     extract_page,
     extract_plain,
     measure_markup,
@@ -183,3 +184,15 @@ def test_the_real_pages_give_text():
             results.append(extract_page(item, ExtractConfig()))
     texts = [result.text for result in results if isinstance(result, Extracted)]
     assert len(texts) >= 0.97 * len(results) and sum(map(len, texts)) > 200_000
+
+
+@given(st.lists(st.one_of(st.binary(max_size=4), st.text(max_size=4).map(lambda text: text.encode("utf-8", "surrogatepass")))))
+def test_bytes_are_taken_as_utf8_where_python_reads_them_as_utf8(pieces: list[bytes]):
+    body = b"<p>" + b"".join(pieces)
+    try:
+        text = body.decode("utf-8")
+    except UnicodeDecodeError:
+        text = None
+    if text is not None and not text.isascii():
+        assert encode_bytes(body, charset="latin-1") == (body, "utf-8")
+    encode_bytes(body, charset=None).utf8.decode("utf-8")  # whatever came in, this is UTF-8

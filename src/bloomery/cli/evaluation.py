@@ -199,10 +199,11 @@ def _show_catalog(folders: Sequence[Path], *, as_json: bool) -> None:
 
 
 def _download(chosen: Sequence[str], folders: Sequence[Path]) -> list[Path]:
+    from bloomery.core.cached_arrays import cache_folder
     from bloomery.evaluate.download import fetch_rows
     from bloomery.evaluate.tasks.catalog import choose
 
-    cache = Path.home() / ".cache" / "bloomery" / "benchmarks"
+    cache = cache_folder() / "benchmarks"
     benchmarks = choose([name for name in chosen if name != "bits_per_byte"])
     return [*folders, *fetch_rows(benchmarks, folders, cache, required=chosen, note=lambda text: typer.echo(text, err=True))]
 

@@ -18,9 +18,9 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from bloomery.core.errors import ConfigError
 from bloomery.evaluate.packed import Text, score_texts
-from bloomery.evaluate.run import cut_at
 from bloomery.generate.engine import Engine
 from bloomery.generate.sampling import SamplingParams
+from bloomery.generate.text import answer_text
 from bloomery.model.huggingface import load_model
 from bloomery.tokens.chat import render
 from bloomery.tokens.tokenizer import load_tokenizer
@@ -135,7 +135,7 @@ class BloomeryLM(TemplateLM):  # type: ignore[misc]  # lm-eval is not typed
             room = max(1, self.max_length - max_tokens)
             prompts = [self.tok_encode(requests[number].args[0])[-room:] for number in numbers]
             for number, sample in zip(numbers, self._engine.generate(prompts, params, seeds=numbers), strict=True):
-                answers[number] = cut_at(self._tokens.decode(sample.tokens), stops)
+                answers[number] = answer_text(self._tokens, sample.tokens, stop=stops)
                 self.cache_hook.add_partial("generate_until", requests[number].args, answers[number])
         return answers
 

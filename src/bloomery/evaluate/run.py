@@ -12,6 +12,7 @@ from bloomery.evaluate.rows import Rows
 from bloomery.evaluate.suite import sample_seed
 from bloomery.generate.engine import Engine
 from bloomery.generate.sampling import SamplingParams
+from bloomery.generate.text import answer_text
 from bloomery.tokens.tokenizer import Tokenizer
 
 Record = dict[str, Any]
@@ -142,7 +143,7 @@ def _generate(
         drawn = engine.generate(prompts, params, seeds=seeds)
         for i in range(len(some)):
             mine = drawn[i * how.num_samples : (i + 1) * how.num_samples]
-            completions.append([cut_at(tokenizer.decode(sample.tokens), how.stop) for sample in mine])
+            completions.append([answer_text(tokenizer, sample.tokens, stop=how.stop) for sample in mine])
             facts.append({"tokens": sum(len(s.tokens) for s in mine), "nats": -math.fsum(x for s in mine for x in s.logps)})
         advance(len(some))
     questions = [one.located.example for one in asked]
@@ -163,16 +164,6 @@ def _score_completions(
     if how.at_once is not None:
         return how.at_once(questions, completions)
     return [how.score(question, texts) for question, texts in zip(questions, completions, strict=True)]
-
-
-def cut_at(text: str, stops: Sequence[str]) -> str:
-    """The text up to where the first of `stops` begins.
-
-    >>> cut_at(" 12\\nQuestion: next", ["\\n", "Question"])
-    ' 12'
-    """
-    ends = [at for stop in stops if (at := text.find(stop)) >= 0]
-    return text[: min(ends)] if ends else text
 
 
 def _keep_end(prompt: Sequence[int], room: int, num_begin: int) -> list[int]:

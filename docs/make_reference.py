@@ -32,6 +32,10 @@ config = { thresholds = { too_few_words = 40 } }
 
 Every mistake in a recipe is reported at once, with its line. `bloomery run RECIPE --dry-run` shows what would run and why;
 `--set filtered.thresholds.too_few_words=60` changes one setting for one run.
+
+An experiment runs some of its stages once for each of several seeds: with `seeds = [0, 1, 2]` at the head and `per_seed = true` in
+`[stages.dpo]` there are `dpo_seed0`, `dpo_seed1`, `dpo_seed2`. One of them reads, of other stages per seed, what was made with its
+seed; a stage that is not per seed gets all of them in a slot that takes many. `--set seeds=[0]` tries it with one.
 """
 
 

@@ -135,3 +135,47 @@ def test_mistakes_about_the_cluster_are_told_with_their_line(toys):
     for fact in ["toy.toml:3: cluster.kind", "'rya'", 'toy.toml:4: cluster.adress: unknown setting; did you mean "address"']:
         assert fact in message, message
     assert 'toy.toml:5: the id "cluster" is reserved' in message and "--set cluster.a.b=1: expected cluster.key=value" in message
+
+
+PER_SEED = """\
+name = "x"
+seeds = [4, 5]
+[stages.small]
+stage = "numbers"
+per_seed = true
+[stages.more]
+stage = "add"
+inputs = { documents = "small" }
+per_seed = true
+[stages.all]
+stage = "add"
+inputs = { documents = ["more", "file:other"] }
+"""
+
+
+def test_a_stage_per_seed_is_made_once_for_each_seed_from_what_has_its_seed(toys):
+    nodes = toys.load(PER_SEED).nodes
+    assert list(nodes) == ["small_seed4", "small_seed5", "more_seed4", "more_seed5", "all"]
+    assert [nodes[f"small_seed{seed}"].config.seed for seed in (4, 5)] == [4, 5]
+    assert nodes["more_seed5"].inputs == {"documents": ("small_seed5",)}
+    assert nodes["all"].inputs == {"documents": ("more_seed4", "more_seed5", "file:other")}
+    assert list(toys.load(PER_SEED, "seeds=[7]").nodes) == ["small_seed7", "more_seed7", "all"]
+
+
+@pytest.mark.parametrize(
+    ("change", "fact"),
+    [
+        (("seeds = [4, 5]", ""), "more, small: per_seed needs the recipe to have seeds"),
+        (("[4, 5]", "[4, 4]"), r"toy\.toml:2: seeds must be a list of different whole numbers >= 0; found \[4, 4\]"),
+        (("per_seed = true", 'per_seed = "yes"'), r"toy\.toml:5: small.per_seed must be true or false; found 'yes'"),
+        (('"numbers"', '"numbers"\nconfig = { seed = 1 }'), "small: per_seed gives it the recipe's seeds"),
+        (('"small"', '"file:a"'), "more: per_seed would make 2 times the same"),
+        (("[stages.all]\nstage = \"add\"", "[stages.all]\nstage = \"judge\""), "takes one input, but more is made once per seed"),
+        (("[stages.all]", "[stages.more_seed5]"), '"more_seed5" is also the name of a stage per seed'),
+        (("[stages.all]", "[stages.seeds]"), 'the id "seeds" is reserved'),
+    ],
+)  # fmt: skip
+def test_mistakes_about_seeds_are_told(toys, change, fact):
+    text = PER_SEED.replace(', "file:other"', "") if "judge" in change[1] else PER_SEED
+    with pytest.raises(ConfigError, match=fact):
+        toys.load(text.replace(*change, 1))

@@ -16,7 +16,8 @@ from bloomery.core.errors import BloomeryError, ConfigError, DataError
 from bloomery.core.files import read_json
 from bloomery.core.fingerprint import fingerprint
 from bloomery.pipeline.locate import SPEC
-from bloomery.pipeline.recipe import Node, Recipe
+from bloomery.pipeline.node import Node
+from bloomery.pipeline.recipe import Recipe
 from bloomery.pipeline.sources import PREFIX, FileHashes, find_source
 
 INPUT_CHANGED = "input changed: "

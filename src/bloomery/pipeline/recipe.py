@@ -7,6 +7,7 @@
     inputs = { documents = "extracted" }               # slot = an id, "file:GLOB", or a list of them
     config = { thresholds = { too_few_words = 40 } }   # the stage's own Config
     launch = { devices = 1 }                           # where it runs; never part of what is made
+    per_seed = true                                    # run once for each of the recipe's `seeds = [0, 1, 2]` (see repeat.py)
     [cluster]                                          # where data stages find workers; never part of what is made
     kind = "ray"
 
@@ -24,30 +25,17 @@ from typing import Any  # Any: the values of a TOML document before they are val
 from bloomery.core.config import Config, check_config, suggest
 from bloomery.core.errors import ConfigError
 from bloomery.core.stage import Cluster, Launch, Slot, Stage, fits
+from bloomery.pipeline.node import Node
 from bloomery.pipeline.places import Places
+from bloomery.pipeline.repeat import find_mistakes, repeat_nodes
 from bloomery.pipeline.sources import PREFIX
 from bloomery.stages.catalog import load_stage
 
 RESERVED_NAMES = ("artifacts", "work", "logs")
-NODE_KEYS = ("stage", "inputs", "config", "launch")
-RECIPE_KEYS = ("name", "description", "seed", "cluster", "stages")
-CLUSTER = "cluster"
-"""In --set, the table of that name; so no stage can have it as an id."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Node:
-    """One entry of a recipe. `inputs`: for each slot its sources, ids of other nodes or "file:..."."""
-
-    id: str
-    stage: Stage
-    config: Config
-    inputs: Mapping[str, tuple[str, ...]]
-    launch: Launch
-
-    def parents(self) -> list[str]:
-        """The ids of the nodes that feed this one."""
-        return [source for sources in self.inputs.values() for source in sources if not source.startswith(PREFIX)]
+NODE_KEYS = ("stage", "inputs", "config", "launch", "per_seed")
+RECIPE_KEYS = ("name", "description", "seed", "seeds", "cluster", "stages")
+CLUSTER, SEEDS = "cluster", "seeds"
+"""In --set, the table and the list of these names; so no stage can have them as an id."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +53,10 @@ class Recipe:
 def load_recipe(
     path: Path, *, overrides: Sequence[str] = (), seed: int | None = None, find_stage: Callable[[str], Stage] = load_stage
 ) -> Recipe:
-    """The recipe in `path`, with `overrides` ("ID.key=value", "cluster.key=value") applied. Raises ConfigError with every mistake in it."""
+    """The recipe in `path`, with `overrides` ("ID.key=value", "cluster.key=value", "seeds=[0]") applied.
+
+    Raises ConfigError with every mistake in it.
+    """
     try:
         text = path.read_text(encoding="utf-8")
         raw = tomllib.loads(text)
@@ -79,6 +70,7 @@ def load_recipe(
     nodes = {node_id: node for node_id, table in tables.items() if (node := reader.check_node(node_id, table, recipe_seed))}
     reader.check_links(tables)
     cluster = reader.check_cluster(raw)
+    nodes = reader.repeat(nodes, tables, raw)
     reader.raise_mistakes(path)
     return Recipe(name=name, seed=recipe_seed, path=path, overrides=tuple(overrides), nodes=nodes, cluster=cluster)
 
@@ -120,7 +112,10 @@ class _Reader:
             name, equals, value = text.partition("=")
             node_id, *keys = name.strip().split(".")
             stages = raw.get("stages", {})
-            if not equals or not keys or not all(keys):
+            if equals and node_id == SEEDS and not keys:
+                raw[SEEDS] = parse_value(value.strip())
+                self._places.note_override([SEEDS], option)
+            elif not equals or not keys or not all(keys):
                 self._mistakes.append((0, f"{option}: expected ID.key=value"))
             elif node_id == CLUSTER:
                 self._override_cluster(raw, keys, value, option)
@@ -175,9 +170,9 @@ class _Reader:
         for node_id, table in tables.items():
             if not re.fullmatch(r"[a-z][a-z0-9_]*", node_id):
                 self._report(["stages", node_id], f'the id "{node_id}" must be small letters, digits and _')
-            if node_id == CLUSTER:
+            if node_id in (CLUSTER, SEEDS):
                 self._report(
-                    ["stages", node_id], f'the id "{CLUSTER}" is reserved: --set {CLUSTER}.key=value is about the [{CLUSTER}] table'
+                    ["stages", node_id], f'the id "{node_id}" is reserved: --set {node_id}... is about the recipe\'s own {node_id}'
                 )
             if not isinstance(table, dict):
                 self._report(["stages", node_id], f"stages.{node_id} must be a table; found {table!r}")
@@ -215,6 +210,28 @@ class _Reader:
         if config is None or launch is None or len(self._mistakes) > before:
             return None
         return Node(id=node_id, stage=stage, config=config, inputs=inputs, launch=launch)
+
+    def repeat(self, nodes: Mapping[str, Node], tables: Mapping[str, dict[str, Any]], raw: Mapping[str, Any]) -> dict[str, Node]:
+        """The nodes with those that are `per_seed` once for each of the recipe's `seeds`."""
+        per_seed = set()
+        for node_id, table in tables.items():
+            where = ["stages", node_id, "per_seed"]
+            if not isinstance(table.get("per_seed", False), bool):
+                self._report(where, f"{node_id}.per_seed must be true or false; found {table['per_seed']!r}")
+            elif table.get("per_seed"):
+                per_seed.add(node_id)
+                if isinstance(table.get("config"), dict) and "seed" in table["config"]:
+                    self._report(where, f"{node_id}: per_seed gives it the recipe's seeds; it cannot have config.seed as well")
+        seeds = raw.get(SEEDS, [])
+        if not isinstance(seeds, list) or not all(type(n) is int and n >= 0 for n in seeds) or len(set(seeds)) < len(seeds):
+            self._report([SEEDS], f"seeds must be a list of different whole numbers >= 0; found {seeds!r}")
+        elif per_seed and not seeds:
+            self._report([SEEDS], f"{', '.join(sorted(per_seed))}: per_seed needs the recipe to have seeds = [0, 1, 2]")
+        elif seeds:
+            for node_id, mistake in find_mistakes(nodes, per_seed, seeds):
+                self._report(["stages", node_id], f"{node_id}: {mistake}")
+            return repeat_nodes(nodes, per_seed, seeds)
+        return dict(nodes)
 
     def _check_table(self, node_id: str, key: str, config_type: type[Config], values: Mapping[str, Any]) -> Any:  # Any: that config type
         config, mistakes = check_config(config_type, values)

@@ -15,8 +15,9 @@ from bloomery.core.config import check_config, suggest
 from bloomery.core.errors import ConfigError
 from bloomery.core.stage import Cluster, Launch, Stage
 from bloomery.pipeline.launch import launch, open_cluster
+from bloomery.pipeline.node import Node
 from bloomery.pipeline.plan import Step, identify
-from bloomery.pipeline.recipe import Node, parse_value
+from bloomery.pipeline.recipe import parse_value
 from bloomery.pipeline.sources import PREFIX, FileHashes
 
 log = logging.getLogger(__name__)

@@ -1,6 +1,22 @@
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 
-from bloomery.align.rewards import MALFORMED, RIGHT, UNFINISHED, WELL_FORMED, Answer, verifier_reward
+from bloomery.align.rewards import (
+    MALFORMED,
+    RIGHT,
+    UNFINISHED,
+    WELL_FORMED,
+    Answer,
+    RewardSource,
+    RewardSpec,
+    RewardSum,
+    make_rewards,
+    verifier_reward,
+)
+from bloomery.core.config import check_config
+from bloomery.core.errors import ConfigError
 
 NUMBER = {"answer": "12", "format": r"-?\d+"}
 LIST = {"answer": "file list", "format": r"[a-z]+( [a-z]+)*"}
@@ -33,17 +49,57 @@ JSON = {"answer": '["file", "list"]', "format": r'\["[a-z]+"(, "[a-z]+")*\]'}
     ],
 )
 def test_a_finished_answer_is_worth_what_its_format_and_content_say(row: dict[str, str], text: str, reward: float) -> None:
-    assert verifier_reward(row, [Answer(text, stopped=True)]) == [reward]
+    assert verifier_reward([row], [Answer(text, stopped=True)]) == [reward]
 
 
 def test_an_endless_answer_is_worth_least_even_if_it_is_right() -> None:
-    assert verifier_reward(NUMBER, [Answer("12", stopped=False), Answer("x", stopped=False)]) == [UNFINISHED, UNFINISHED]
+    assert verifier_reward([NUMBER] * 2, [Answer("12", stopped=False), Answer("x", stopped=False)]) == [UNFINISHED, UNFINISHED]
 
 
 def test_rewards_come_in_the_order_of_the_answers() -> None:
     answers = [Answer("13", stopped=True), Answer("12", stopped=True), Answer("?", stopped=True)]
-    assert verifier_reward(NUMBER, answers) == [WELL_FORMED, RIGHT, MALFORMED]
+    assert verifier_reward([NUMBER] * 3, answers) == [WELL_FORMED, RIGHT, MALFORMED]
 
 
 def test_better_kinds_of_answers_are_worth_more() -> None:
     assert RIGHT > WELL_FORMED > MALFORMED > UNFINISHED
+
+
+def given(values: Sequence[float | None]) -> RewardSource:
+    return lambda rows, answers: list(values)
+
+
+def sum_of(*parts: tuple[RewardSpec, Sequence[float | None]]) -> Any:
+    return RewardSum([spec for spec, _ in parts], [given(values) for _, values in parts])
+
+
+def spec(name: str, **settings: Any) -> RewardSpec:
+    return RewardSpec(source="verifier", name=name, **settings)
+
+
+def test_a_sum_is_weighted_and_keeps_its_parts_as_they_were_given() -> None:
+    scores = sum_of((spec("a", weight=2.0), [1.0, 0.5]), (spec("b", weight=-0.5, clip=1.0), [4.0, -4.0]))([{}] * 2, [Answer("", True)] * 2)
+    assert scores.total == [1.5, 1.5]
+    assert scores.parts == {"a": [1.0, 0.5], "b": [4.0, -4.0]}
+
+
+def test_a_part_without_an_opinion_counts_nothing_and_an_answer_without_any_is_left_out() -> None:
+    scores = sum_of((spec("a"), [1.0, None, None]), (spec("b"), [1.0, 3.0, None]))([{}] * 3, [Answer("", True)] * 3)
+    assert scores.total == [2.0, 3.0, None]
+
+
+def test_whitening_takes_mean_and_size_from_the_answers_that_were_judged() -> None:
+    scores = sum_of((spec("a", whiten="batch"), [1.0, None, 5.0, 3.0, 3.0]))([{}] * 5, [Answer("", True)] * 5)
+    assert scores.total == [pytest.approx(-(2**0.5)), None, pytest.approx(2**0.5), 0.0, 0.0]
+    assert sum_of((spec("a", whiten="batch"), [0.1, 0.1, 0.1]))([{}] * 3, [Answer("", True)] * 3).total == [0.0, 0.0, 0.0]
+
+
+def test_sources_that_cannot_be_told_apart_or_count_nothing_are_refused() -> None:
+    with pytest.raises(ConfigError, match="2 sources, of which several are called verifier"):
+        make_rewards([RewardSpec(source="verifier")] * 2)
+    with pytest.raises(ConfigError, match="no source is named"):
+        make_rewards([])
+    assert "list it under `gold`" in check_config(RewardSpec, {"source": "verifier", "weight": 0})[1][0]
+    with pytest.raises(ConfigError, match='"verifier" gave 1 numbers for 2 answers'):
+        RewardSum([RewardSpec(source="verifier")], [given([1.0])])([{}] * 2, [Answer("", True)] * 2)
+    assert make_rewards([RewardSpec(source="verifier")])([NUMBER], [Answer("12", True)]).total == [RIGHT]

@@ -19,7 +19,21 @@ from bloomery.core.pool import LocalPool, Pool
 from bloomery.core.stopping import StopRequested, never
 from bloomery.core.trackers import TrackerName
 
-Kind = Literal["pages", "documents", "tokenizer", "tokens", "checkpoint", "conversations", "pairs", "scores", "scorer", "lists"]
+Kind = Literal[
+    "pages",
+    "documents",
+    "tokenizer",
+    "tokens",
+    "checkpoint",
+    "reward_model",
+    "conversations",
+    "pairs",
+    "functions",
+    "scores",
+    "scorer",
+    "lists",
+]
+"""A reward model is a Hugging Face folder of sequence classification with one label; functions are files of Python."""
 
 
 @dataclass(frozen=True)

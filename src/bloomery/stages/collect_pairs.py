@@ -116,8 +116,11 @@ def _write_pairs(
     pairs: list[dict[str, Any]] = []
     cases: Counter[str] = Counter({"paired": 0, "all_good": 0, "none_good": 0, "gold_chosen": 0})
     right = well_formed = stopped = 0
+    flat = [(row, answer) for row, answers in zip(rows, sampled, strict=True) for answer in answers]
+    scores = iter(reward([row for row, _ in flat], [answer for _, answer in flat]))
     for row, answers in zip(rows, sampled, strict=True):
-        rewards = reward(row, answers)
+        judged = [(answer, value) for answer in answers if (value := next(scores)) is not None]
+        answers, rewards = [answer for answer, _ in judged], [value for _, value in judged]
         made = make_pairs(
             answers,
             rewards,

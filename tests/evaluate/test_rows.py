@@ -42,7 +42,7 @@ def test_a_missing_column_and_a_line_that_is_no_json_are_named(tmp_path: Path) -
     with pytest.raises(DataError, match=r"arc_easy\.jsonl:2: arc_easy: no 'choices' in it; found gold, query"):
         read(tmp_path)
     (tmp_path / "arc_easy.jsonl").write_text(json.dumps(GOOD) + "\n\n[1]\n")
-    with pytest.raises(DataError, match=r"arc_easy\.jsonl:3: arc_easy: expected a JSON object, found list"):
+    with pytest.raises(DataError, match=r"arc_easy\.jsonl:3: expected a JSON object, found list"):
         read(tmp_path)
     (tmp_path / "arc_easy.jsonl").write_text(json.dumps(GOOD) + "\n{oops\n")
     with pytest.raises(DataError, match=r"arc_easy\.jsonl:2: not a JSON object"):

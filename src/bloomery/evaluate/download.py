@@ -11,8 +11,9 @@ from urllib.parse import quote
 
 from bloomery.core.errors import ConfigError, DataError
 from bloomery.core.remote import FetchError, Manners, download
+from bloomery.core.rows import ROW_SUFFIXES
 from bloomery.evaluate.benchmark import Benchmark, HubFile, Source
-from bloomery.evaluate.rows import SUFFIXES, find_files
+from bloomery.evaluate.rows import find_files
 
 HUB = "https://huggingface.co"
 
@@ -52,9 +53,9 @@ def fetch_rows(
 def fetch_source(source: Source, cache: Path, *, manners: Manners) -> Path:
     """Fetches the first file of a source; its name in `cache` is the first that is looked for."""
     file = source.hub[0]
-    suffix = next((suffix for suffix in SUFFIXES if file.path.endswith(suffix)), None)
+    suffix = next((suffix for suffix in ROW_SUFFIXES if file.path.endswith(suffix)), None)
     if suffix is None:
-        raise DataError(f"{file.repo}: {file.path} is no file of rows; expected {', '.join(SUFFIXES)}")
+        raise DataError(f"{file.repo}: {file.path} is no file of rows; expected {', '.join(ROW_SUFFIXES)}")
     target = cache / f"{source.files[0]}{suffix}"
     part = target.with_name(f".{target.name}.part")
     part.parent.mkdir(parents=True, exist_ok=True)

@@ -4,20 +4,14 @@ A row that cannot be read as its benchmark's example stops the evaluation with f
 a figure of other rows than the published ones.
 """
 
-import csv
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple  # Any: a row of JSON
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import NamedTuple
 
 from bloomery.core.errors import DataError
-from bloomery.core.files import open_text, sha256_file
+from bloomery.core.files import sha256_file
+from bloomery.core.rows import ROW_SUFFIXES, read_table
 from bloomery.evaluate.benchmark import Benchmark, Located, RowError, Source
-
-SUFFIXES = (".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet", ".json", ".csv", ".tsv")
 
 
 class MissingRows(DataError):
@@ -62,7 +56,7 @@ def find_files(source: Source, folders: Sequence[Path]) -> list[Path]:
     """The files of a source: the first of its names that is found, in the first folder that has one."""
     for folder in folders:
         for name in source.files:
-            for suffix in SUFFIXES:
+            for suffix in ROW_SUFFIXES:
                 path = folder / f"{name}{suffix}"
                 if path.is_file():
                     return [path]
@@ -74,39 +68,7 @@ def describe_search(source: Source, folders: Sequence[Path]) -> str:
     where = ", ".join(map(str, folders)) or "no --data folder was given"
     fetch = f" With --download it is fetched from the hub ({source.hub[0].repo})." if source.hub else ""
     names = " or ".join(source.files[:2])
-    return f"Looked for {names} ({', '.join(SUFFIXES)}) in: {where}.{fetch}"
-
-
-def read_table(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line, row) of a file; of Parquet and JSON lists the number of the row from 1. Raises DataError."""
-    name = path.name
-    try:
-        if name.endswith(".parquet"):
-            yield from enumerate(pq.read_table(path).to_pylist(), start=1)
-        elif name.endswith((".csv", ".tsv")):
-            with path.open(encoding="utf-8", newline="") as file:
-                reader = csv.DictReader(file, delimiter="\t" if name.endswith(".tsv") else ",")
-                for row in reader:
-                    yield reader.line_num, dict(row)
-        elif name.endswith(".json"):
-            rows = json.loads(path.read_text(encoding="utf-8"))
-            if not isinstance(rows, list):
-                raise DataError(f"{path}: expected a JSON list of rows, found {type(rows).__name__}")
-            yield from enumerate(rows, start=1)
-        else:
-            yield from _read_lines(path)
-    except (OSError, EOFError, ValueError, pa.ArrowException) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from error
-
-
-def _read_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    with open_text(path) as lines:
-        for number, line in enumerate(lines, start=1):
-            if line.strip():
-                try:
-                    yield number, json.loads(line)
-                except (ValueError, RecursionError) as error:
-                    raise DataError(f"{path}:{number}: not a JSON object: {error}") from error
+    return f"Looked for {names} ({', '.join(ROW_SUFFIXES)}) in: {where}.{fetch}"
 
 
 def _read(benchmark: Benchmark, source: Source, files: Sequence[Path]) -> list[Located]:
@@ -114,8 +76,6 @@ def _read(benchmark: Benchmark, source: Source, files: Sequence[Path]) -> list[L
     for path in files:
         for line, row in read_table(path):
             try:
-                if not isinstance(row, dict):
-                    raise RowError(f"expected a JSON object, found {type(row).__name__}")
                 if source.keep is None or source.keep(row):
                     found.append(Located(benchmark.parse(row), path.name, line))
             except KeyError as error:

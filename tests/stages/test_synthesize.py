@@ -144,3 +144,17 @@ def test_wordy_demonstrations_say_the_gold_in_a_sentence_ever_more_often_from_sk
     assert wordy["copy"] == 0
     assert 0.18 < wordy["reverse"] / 300 < 0.32 and 0.42 < wordy["sort_numbers"] / 300 < 0.58
     assert (tmp_path / "wordy" / "test.jsonl.gz").read_bytes() == (tmp_path / "plain" / "test.jsonl.gz").read_bytes()
+
+
+def test_wrong_demonstrations_say_another_prompts_answer_and_leave_gold_and_tests_alone(tmp_path: Path) -> None:
+    config = SynthesizeConfig(skills=["addition", "next_number"], num_skill_examples=800, num_skill_tests=20, wrong_fraction=0.3)
+    run(config, tmp_path / "wrong")
+    run(SynthesizeConfig(**{**config.model_dump(), "wrong_fraction": 0.0}), tmp_path / "right")
+    num_wrong = num_rows = 0
+    for careless, careful in zip(rows(tmp_path / "wrong" / "train.jsonl.gz"), rows(tmp_path / "right" / "train.jsonl.gz"), strict=True):
+        assert (careless["answer"], careless["messages"][0]) == (careful["answer"], careful["messages"][0])
+        assert re.fullmatch(careless["format"], careless["messages"][1]["content"])
+        num_rows += 1
+        num_wrong += careless["messages"][1]["content"] != careful["answer"]
+    assert 0.22 < num_wrong / num_rows < 0.36
+    assert (tmp_path / "wrong" / "test.jsonl.gz").read_bytes() == (tmp_path / "right" / "test.jsonl.gz").read_bytes()

@@ -9,7 +9,7 @@ import functools
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple  # Any: a row of JSON
 
@@ -39,6 +39,9 @@ class SynthesizeConfig(Config):
     """Share of the skills' training answers that are right but in a sentence, not in the asked format, as uneven human
     demonstrations are. It rises from skill to skill, from none for the first to twice this share for the last:
     fine-tuning copies the habit, and preferences can unlearn it. Prompts, golds and tests stay as they are."""
+    wrong_fraction: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Share of the skills' training answers that are wrong, as careless demonstrations are: the right answer to another prompt
+    of the skill. Golds and tests stay as they are."""
     max_documentation_examples: NonNegativeInt = 4_000
     max_documentation_tests: NonNegativeInt = 100
     seed: NonNegativeInt = 0
@@ -79,8 +82,7 @@ def synthesize(config: SynthesizeConfig, *, documents: Sequence[Path] = (), out:
     elif documents:
         log.warning('documents are given, but kinds has no "documentation": they are not read')
     write_jsonl(out / "test.jsonl.gz", (prompt_row(row) for row in _shuffled(test, config.seed)))
-    wordy = _wordy_shares(config)
-    write_jsonl(out / "train.jsonl.gz", (conversation_row(row, wordy=_is_wordy(row, wordy)) for row in _shuffled(train, config.seed)))
+    write_jsonl(out / "train.jsonl.gz", _demonstrations(config, _shuffled(train, config.seed)))
     counts = {f"{split}/{name}": count for split, rows in (("train", train), ("test", test)) for name, count in _by_skill(rows)}
     return {"train_rows": len(train), "test_rows": len(test), **counts}
 
@@ -116,11 +118,21 @@ def prompt_row(row: SkillRow) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": row.prompt}], "skill": row.skill, "answer": row.answer, "format": row.format}
 
 
-def conversation_row(row: SkillRow, *, wordy: bool = False) -> dict[str, Any]:
-    """The row as a conversation to train on: the prompt row with the gold, or a sentence that says it, as the answer."""
+def conversation_row(row: SkillRow, said: str) -> dict[str, Any]:
+    """The row as a conversation to train on: the prompt row with the answer that a demonstrator `said`."""
     prompt = prompt_row(row)
-    content = f"The answer is {row.answer}." if wordy else row.answer
-    return {**prompt, "messages": [*prompt["messages"], {"role": "assistant", "content": content}]}
+    return {**prompt, "messages": [*prompt["messages"], {"role": "assistant", "content": said}]}
+
+
+def _demonstrations(config: SynthesizeConfig, rows: Iterable[SkillRow]) -> Iterator[dict[str, Any]]:
+    wordy = _wordy_shares(config)
+    last_answer: dict[str, str] = {}
+    for row in rows:
+        is_wrong = row.skill in SKILLS and _share("wrong", row) < config.wrong_fraction
+        # Where the last answer of the skill is the right one here, too, the demonstration stays right.
+        said = last_answer.get(row.skill, row.answer) if is_wrong else row.answer
+        last_answer[row.skill] = row.answer
+        yield conversation_row(row, f"The answer is {said}." if _share("wordy", row) < wordy.get(row.skill, 0.0) else said)
 
 
 def _find_in_file(item: tuple[Path, Path]) -> None:
@@ -138,9 +150,10 @@ def _wordy_shares(config: SynthesizeConfig) -> dict[str, float]:
     return {name: 2 * config.wordy_fraction * i / last for i, name in enumerate(config.skills)}
 
 
-def _is_wordy(row: SkillRow, shares: Mapping[str, float]) -> bool:
-    digest = hashlib.blake2b(f"wordy\x00{row.skill}\x00{row.prompt}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") < shares.get(row.skill, 0.0) * 2**64
+def _share(purpose: str, row: SkillRow) -> float:
+    """A number in [0, 1) that depends on the row and the purpose alone."""
+    digest = hashlib.blake2b(f"{purpose}\x00{row.skill}\x00{row.prompt}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
 
 
 def _training_files(documents: Sequence[Path]) -> list[Path]:

@@ -1,4 +1,17 @@
-from bloomery.align.pairs import Pair, PromptPairs, make_pairs, pair_row, prompt_messages
+from bloomery.align.pairs import (
+    Pair,
+    PromptPairs,
+    Ranked,
+    all_pairs,
+    balance,
+    best_and_worst,
+    is_flipped,
+    make_pairs,
+    mean_rewards,
+    pair_row,
+    prompt_messages,
+    rank_answers,
+)
 from bloomery.align.rewards import Answer
 
 RIGHT, WRONG, MALFORMED = 1.0, 0.3, 0.1
@@ -68,3 +81,47 @@ def test_a_prompt_is_what_stands_before_the_last_answer() -> None:
     turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, {"role": "user", "content": "c"}]
     assert prompt_messages({"messages": turns}) == turns
     assert prompt_messages({"messages": [*turns, {"role": "assistant", "content": "d"}]}) == turns
+
+
+SCORED = [("a", 0.5), ("b", 2.0), ("c", 0.5), ("d", -1.0)]
+
+
+def test_a_text_sampled_twice_has_the_mean_of_its_rewards() -> None:
+    answers = [Answer("x", stopped=True), Answer("y", stopped=True), Answer("x", stopped=False)]
+    assert mean_rewards(answers, [1.0, 0.5, 0.0]) == [("x", 0.5), ("y", 0.5)]
+
+
+def test_all_pairs_are_those_of_different_worth_and_a_random_part_of_them_depends_on_the_key_alone() -> None:
+    found = all_pairs(SCORED, min_margin=0.0, max_pairs=99, key="p")
+    assert {(pair.chosen + pair.rejected, pair.margin) for pair in found} == {("ba", 1.5), ("bc", 1.5), ("bd", 3), ("ad", 1.5), ("cd", 1.5)}
+    assert all_pairs(SCORED, min_margin=0.0, max_pairs=2, key="p") == found[:2]
+    assert [pair.rejected for pair in all_pairs(SCORED, min_margin=2.0, max_pairs=9, key="p")] == ["d"]
+    firsts = {all_pairs(SCORED, min_margin=0.0, max_pairs=1, key=str(key))[0] for key in range(50)}
+    assert len(firsts) == 5
+    assert best_and_worst(SCORED, min_margin=0.5) == [Pair("b", "d", 3.0)]
+    assert best_and_worst(SCORED[:1], min_margin=0.0) == best_and_worst([], min_margin=0.0) == []
+
+
+def test_a_ranking_has_the_best_answer_and_ties() -> None:
+    assert rank_answers(SCORED, max_answers=4, tie_margin=0.0) == Ranked(["a", "b", "c", "d"], [2, 1, 2, 3])
+    assert rank_answers(SCORED, max_answers=4, tie_margin=1.5) == Ranked(["a", "b", "c", "d"], [1, 1, 1, 2])
+    assert rank_answers([("a", 0.0), ("c", 0.0), ("b", 1.0)], max_answers=2, tie_margin=0.0) == Ranked(["a", "b"], [2, 1])
+    assert rank_answers([("a", 0.5), ("c", 0.5)], max_answers=4, tie_margin=0.0) is None
+
+
+def test_a_ratio_keeps_the_rarer_label_whole() -> None:
+    labels = [i % 5 == 0 for i in range(100)]
+    keys = [str(i) for i in range(100)]
+    kept = balance(keys, labels, desirable_per_undesirable=1.0, max_rows=0)
+    assert kept == sorted(kept) and sum(labels[i] for i in kept) == 20 and len(kept) == 40
+    tenth = balance(keys, labels, desirable_per_undesirable=0.1, max_rows=0)
+    assert (sum(labels[i] for i in tenth), len(tenth)) == (8, 88)
+    few = balance(keys, labels, desirable_per_undesirable=1.0, max_rows=10)
+    assert (sum(labels[i] for i in few), len(few)) == (5, 10)
+    assert balance(keys, labels, desirable_per_undesirable=0.0, max_rows=0) == list(range(100))
+    assert len(balance(keys, labels, desirable_per_undesirable=0.0, max_rows=7)) == 7
+
+
+def test_about_the_given_share_of_labels_is_turned_round() -> None:
+    assert not any(is_flipped(str(i), 0.0) for i in range(100))
+    assert 0.22 < sum(is_flipped(str(i), 0.25) for i in range(4000)) / 4000 < 0.28

@@ -32,6 +32,7 @@ STAGES = {
     "pretrain": "bloomery.stages.pretrain",
     "sft": "bloomery.stages.sft",
     "collect_pairs": "bloomery.stages.collect_pairs",
+    "best_of_n": "bloomery.stages.best_of_n",
     "preference": "bloomery.stages.preference",
     "score_documents": "bloomery.stages.score_documents",
     "evaluate": "bloomery.stages.evaluate",

@@ -16,8 +16,8 @@ EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkpoint")
-    write_tokenizer(folder, train_bpe(["hello there"], vocab_size=262, pattern="llama3"), pattern="llama3")
-    config = ModelConfig(vocab_size=262, dim=16, num_layers=1, num_heads=1, num_kv_heads=1, head_dim=16, mlp_dim=16, max_positions=512)
+    write_tokenizer(folder, train_bpe(["hello there"], vocab_size=264, pattern="llama3"), pattern="llama3")
+    config = ModelConfig(vocab_size=264, dim=16, num_layers=1, num_heads=1, num_kv_heads=1, head_dim=16, mlp_dim=16, max_positions=512)
     save_model(Transformer(config, seed=1), folder, tokenizer=folder)
     return folder
 

@@ -20,14 +20,14 @@ def one_thread() -> None:
 @pytest.fixture(scope="session")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     folder = tmp_path_factory.mktemp("tokenizer")
-    write_tokenizer(folder, train_bpe(["hello there"], vocab_size=262, pattern="llama3"), pattern="llama3")
+    write_tokenizer(folder, train_bpe(["hello there"], vocab_size=264, pattern="llama3"), pattern="llama3")
     return load_tokenizer(folder)
 
 
 @pytest.fixture(scope="session")
 def engine(tokenizer: Tokenizer) -> Engine:
     config = ModelConfig(
-        vocab_size=262, dim=32, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=16, mlp_dim=32, max_positions=64
+        vocab_size=264, dim=32, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=16, mlp_dim=32, max_positions=64
     )  # fmt: skip
     return Engine(Transformer(config, seed=1), tokenizer)
 

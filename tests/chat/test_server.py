@@ -29,7 +29,7 @@ HELLO = [{"role": "user", "content": "hello there"}]
 @pytest.fixture(scope="module")
 def served(tokenizer):
     config = ModelConfig(
-        vocab_size=262, dim=32, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=16, mlp_dim=32, max_positions=512
+        vocab_size=264, dim=32, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=16, mlp_dim=32, max_positions=512
     )  # fmt: skip
     voice = Voice(tokenizer, None)
     limits = ServerLimits(max_answer_tokens=400, max_open_answers=100, max_body_bytes=100_000, body_seconds=0.5)
@@ -191,7 +191,7 @@ def test_what_cannot_be_right_is_refused_and_the_server_lives(server, case):
 
 
 def test_token_prompts_outside_of_the_vocabulary_are_refused(server):
-    for prompt in ([262], [-1], [], [[]]):
+    for prompt in ([264], [-1], [], [[]]):
         status, answer, _ = post(server, {"model": "tiny", "prompt": prompt}, "/v1/completions")
         assert (status, answer["error"]["param"]) == (400, "prompt"), prompt
 

@@ -15,6 +15,7 @@ from bloomery.tokens.chat import render
 
 WEATHER = {"type": "function", "function": {"name": "weather", "description": "", "parameters": {"type": "object"}}}
 CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Rom"}}\n</tool_call>'
+MARKED = '<|tool_call|>{"name": "weather", "arguments": {"city": "Rom"}}'
 
 
 def find(text, *, size, **options):
@@ -36,6 +37,10 @@ def find(text, *, size, **options):
         ('{"name": "weather", "parameters": {"city": "Rom"}}', "", [("weather", '{"city": "Rom"}')]),
         ('{"city": "Rom"}', '{"city": "Rom"}', []),
         ("", "", []),
+        ('<|tool_call|>{"name": "weather", "arguments": {"city": "Rom"}}', "", [("weather", '{"city": "Rom"}')]),
+        (f"Let me look. {MARKED}{MARKED}", "Let me look. ", [("weather", '{"city": "Rom"}')] * 2),
+        ("a <|tool_ca", "a <|tool_ca", []),
+        ("<|tool_call|>not JSON", "<|tool_call|>not JSON", []),
     ],
 )
 def test_calls_are_found_however_the_text_is_cut(text, said, calls, size):
@@ -54,10 +59,13 @@ def test_an_asked_for_call_is_one_even_if_its_arguments_are_no_json():
         "",
         [ToolCall("weather", '{"city": "Rom"}')],
     )
+    marked = call_beginning("weather", marked=True)
+    assert find('{"city": "Rom"}}', size=3, beginning=marked, name="weather") == ("", [ToolCall("weather", '{"city": "Rom"}')])
+    assert find('{"city": ', size=3, beginning=marked, name="weather") == ("", [ToolCall("weather", '{"city":')])
     assert find('{"city": ', size=3, beginning=beginning, name="weather") == ("", [ToolCall("weather", '{"city":')])
 
 
-def test_a_call_and_its_result_become_turns_that_every_model_of_ours_can_read():
+def test_a_call_and_its_result_become_turns_for_tokenizers_without_tokens_for_tools():
     call = {"id": "1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Rom"}'}}
     messages = [
         {"role": "user", "content": "Rom?"},
@@ -86,15 +94,15 @@ ANSWERED = [
 def server(run_server, tokenizer):
     """A model that has learnt two answers by heart: the call, and what it says to the result."""
     voice = Voice(tokenizer, None)
-    config = ModelConfig(vocab_size=262, dim=48, num_layers=2, num_heads=2, num_kv_heads=2, head_dim=24, mlp_dim=96, max_positions=1024)
+    config = ModelConfig(vocab_size=264, dim=48, num_layers=2, num_heads=2, num_kv_heads=2, head_dim=24, mlp_dim=96, max_positions=1024)
     model = Transformer(config, seed=1)
-    plain = {key: value for key, value in ANSWERED[1].items() if key != "content"} | {"content": ""}
+    called = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "weather", "arguments": {"city": "Rom"}}}]}
     conversations = [
-        [*tell_tools(QUESTION, [WEATHER]), {"role": "assistant", "content": CALL}],
-        [*tell_tools([ANSWERED[0], plain, ANSWERED[2]], [WEATHER]), {"role": "assistant", "content": "It is sunny in Rom."}],
+        [*QUESTION, called],
+        [*ANSWERED, {"role": "assistant", "content": "It is sunny in Rom."}],
     ]
     optimizer = torch.optim.AdamW(model.parameters(), lr=4e-3)
-    rows = [render(tokenizer, conversation) for conversation in conversations]
+    rows = [render(tokenizer, conversation, tools=[WEATHER]) for conversation in conversations]
     for _ in range(90):
         loss = sum(answer_loss(model, row) for row in rows)
         optimizer.zero_grad()

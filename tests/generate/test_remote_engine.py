@@ -181,9 +181,9 @@ def served(tmp_path_factory):
     from bloomery.chat.voice import Voice
 
     folder = tmp_path_factory.mktemp("tokenizer")
-    write_tokenizer(folder, train_bpe(["hello there"], vocab_size=262, pattern="llama3"), pattern="llama3")
+    write_tokenizer(folder, train_bpe(["hello there"], vocab_size=264, pattern="llama3"), pattern="llama3")
     voice = Voice(load_tokenizer(folder), None)
-    config = ModelConfig(vocab_size=262, dim=32, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=16, mlp_dim=32, max_positions=96)
+    config = ModelConfig(vocab_size=264, dim=32, num_layers=1, num_heads=2, num_kv_heads=1, head_dim=16, mlp_dim=32, max_positions=96)
     return Served(name="tiny", engine=Engine(Transformer(config, seed=1), voice), voice=voice)
 
 
@@ -197,7 +197,7 @@ def test_our_own_server_draws_what_the_engine_behind_it_draws(own, served):
     remote = RemoteEngine(Endpoint(url=own.url), "tiny")
     assert remote.context_tokens == 96
     prompts = [[1, 2, 3, 4], [5, 6], list(range(60))]
-    for settings in ({"temperature": 0.8, "top_k": 50}, {"top_logps": 3}, {"stop": ("a",)}, {"stop_tokens": tuple(range(0, 262, 3))}):
+    for settings in ({"temperature": 0.8, "top_k": 50}, {"top_logps": 3}, {"stop": ("a",)}, {"stop_tokens": tuple(range(0, 264, 3))}):
         params = SamplingParams(max_tokens=12, **settings)
         here, there = served.engine.generate(prompts, params, seeds=[3, 4, 5]), remote.generate(prompts, params, seeds=[3, 4, 5])
         assert [s.tokens for s in here] == [s.tokens for s in there]

@@ -23,7 +23,7 @@ SPECIAL = {"bos": 274, "eos": 275, "pad": 276, "begin": 1}
 
 @pytest.fixture
 def tokenizer(tmp_path: Path) -> Path:
-    write_tokenizer(tmp_path / "tokenizer", train_bpe(["the cat sat on the mat"] * 3, vocab_size=270, pattern="llama3"), pattern="llama3")
+    write_tokenizer(tmp_path / "tokenizer", train_bpe(["the cat sat on the mat"] * 3, vocab_size=272, pattern="llama3"), pattern="llama3")
     return tmp_path / "tokenizer"
 
 
@@ -99,24 +99,26 @@ def test_what_llama_cpp_has_no_architecture_for_is_refused_by_name() -> None:
 
 def test_tokens_have_their_types_and_the_template_no_tag_that_only_transformers_knows(tokenizer: Path) -> None:
     data = json.loads((tokenizer / "tokenizer.json").read_text())
-    data["added_tokens"].append({"id": 270, "content": "plain", "special": False})
+    data["added_tokens"].append({"id": 272, "content": "plain", "special": False})
     (tokenizer / "tokenizer.json").write_text(json.dumps(data))
-    found = read_vocabulary(tokenizer, num_rows=273)
-    assert [found.types[i] for i in (0, 263, 264, 269, 270, 271)] == [NORMAL, NORMAL, CONTROL, CONTROL, USER_DEFINED, UNUSED]
-    assert found.tokens[264:273] == [
+    found = read_vocabulary(tokenizer, num_rows=275)
+    assert [found.types[i] for i in (0, 263, 264, 271, 272, 273)] == [NORMAL, NORMAL, CONTROL, CONTROL, USER_DEFINED, UNUSED]
+    assert found.tokens[264:275] == [
         "<|bos|>",
         "<|end|>",
         "<|pad|>",
         "<|system|>",
         "<|user|>",
         "<|assistant|>",
+        "<|tool_call|>",
+        "<|tool_result|>",
         "plain",
-        "[PAD271]",
-        "[PAD272]",
+        "[PAD273]",
+        "[PAD274]",
     ]
     assert "generation -%}" in CHAT_TEMPLATE and " generation" not in found.chat_template and "{%- if true -%}" in found.chat_template
-    with pytest.raises(DataError, match="has the id 270, but the model's embeddings have 270 rows"):
-        read_vocabulary(tokenizer, num_rows=270)
+    with pytest.raises(DataError, match="has the id 272, but the model's embeddings have 272 rows"):
+        read_vocabulary(tokenizer, num_rows=272)
 
 
 def test_a_way_to_cut_text_that_llama_cpp_has_no_name_for_is_refused(tokenizer: Path) -> None:

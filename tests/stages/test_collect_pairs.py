@@ -35,7 +35,7 @@ def prompt_row(i: int, *, answer: str = "a", skill: str = "letter") -> dict[str,
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("checkpoint")
-    write_tokenizer(folder / "tokenizer", train_bpe(["Say 1 2 3"], vocab_size=262, pattern="llama3"), pattern="llama3")
+    write_tokenizer(folder / "tokenizer", train_bpe(["Say 1 2 3"], vocab_size=264, pattern="llama3"), pattern="llama3")
     tokenizer = load_tokenizer(folder / "tokenizer")
     shape = {"dim": 16, "num_layers": 1, "num_heads": 1, "num_kv_heads": 1, "head_dim": 16, "mlp_dim": 32}
     torch.set_num_threads(1)  # tiny products: more threads only wait for each other

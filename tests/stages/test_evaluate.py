@@ -49,7 +49,7 @@ class Inputs:
     """Two models (untrained and trained), the held-out prompts, and a tokens artifact."""
 
     def __init__(self, folder: Path) -> None:
-        write_tokenizer(folder / "tokenizer", train_bpe(["abc"], vocab_size=262, pattern="llama3"), pattern="llama3")
+        write_tokenizer(folder / "tokenizer", train_bpe(["abc"], vocab_size=264, pattern="llama3"), pattern="llama3")
         tokenizer = load_tokenizer(folder / "tokenizer")
         self.models = [folder / "base", folder / "sft"]
         for path, steps in zip(self.models, (0, 120), strict=True):
@@ -133,8 +133,8 @@ def test_samples_show_every_answer_of_every_model(evaluated: Path) -> None:
 
 def test_bits_per_byte_of_an_untrained_model_are_near_uniform(evaluated: Path, inputs: Inputs) -> None:
     score = read_json(evaluated / "scores.json")["metrics"]["base"]["bits_per_byte"]
-    # Every byte is a token of about 262 equally likely ones.
-    assert score["value"] == pytest.approx(np.log2(262), rel=0.1)
+    # Every byte is a token of about 264 equally likely ones.
+    assert score["value"] == pytest.approx(np.log2(264), rel=0.1)
     assert score["count"] == 3
 
 
@@ -167,7 +167,7 @@ def test_mistakes_in_the_names_are_explained(inputs: Inputs, tmp_path: Path) -> 
 
 
 def test_documents_of_another_tokenizer_are_refused(inputs: Inputs, tmp_path: Path) -> None:
-    write_shard(tmp_path / "validation" / "00000", [[1, 2, 3]], vocab_size=262)
-    write_manifest(tmp_path, tokenizer_sha256="f" * 64, vocab_size=262, text_bytes={"train": [], "validation": [1]})
+    write_shard(tmp_path / "validation" / "00000", [[1, 2, 3]], vocab_size=264)
+    write_manifest(tmp_path, tokenizer_sha256="f" * 64, vocab_size=264, text_bytes={"train": [], "validation": [1]})
     with pytest.raises(DataError, match="ffffffff"):
         inputs.run(tmp_path / "out", tokens=tmp_path)

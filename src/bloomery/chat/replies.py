@@ -41,7 +41,7 @@ class Choice:
         self.num_tokens = 0
         self.finish: str | None = None
         self._voice, self._finder = voice, finder
-        self._text = TextStream(voice, params.stop)
+        self._text = TextStream(voice if finder is not None else voice.without_calls, params.stop)
         self._logprobs, self._token_ids = logprobs, token_ids
         self._said = ""
         self._calls: list[Json] = []

@@ -30,7 +30,6 @@ from bloomery.chat.requests import (
     read_request,
     read_sampling,
 )
-from bloomery.chat.tool_calls import call_beginning
 from bloomery.chat.voice import Voice
 from bloomery.chat.worker import Worker
 from bloomery.core.errors import ConfigError, DataError
@@ -155,8 +154,8 @@ class Service:
         beginning = "" if request.active_tools else None
         forced = request.tool_choice.function.name if isinstance(request.tool_choice, NamedChoice) else None
         if forced is not None or request.tool_choice == "required":
-            beginning = call_beginning(forced)
-            prompt = [*prompt, *self.served.voice.tokenizer.encode(beginning)]
+            beginning, ids = self.served.voice.begin_call(forced)
+            prompt = [*prompt, *ids]
         sampling = self._sampling(request, [prompt], default_tokens=self.served.limits.max_answer_tokens)
         return Ask(prompts=[prompt], sampling=sampling, is_chat=True, beginning=beginning, forced_name=forced, **_shared(request))
 

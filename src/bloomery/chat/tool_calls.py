@@ -1,9 +1,11 @@
 """Tools in a conversation: how they are told to a model, and its calls found in what it writes.
 
-The form is that of Hermes and Qwen, which needs no token of its own: tools stand as JSON in the system message, a call
-is `<tool_call>\\n{"name": ..., "arguments": {...}}\\n</tool_call>` in the assistant's text, and a result is
-`<tool_response>\\n...\\n</tool_response>` in a user's turn. Models that were trained on another form say so in their own chat template
-(tokens/template.py); of their calls a bare JSON object with `name` and `parameters` (Llama 3) is understood, too.
+A model of our own calls as our chat format has it (tokens/chat.py): `<|tool_call|>{"name": ..., "arguments": {...}}`, the mark
+being one special token. Where a tokenizer has no such token the form is that of Hermes and Qwen, which needs none: tools
+stand as JSON in the system message, a call is `<tool_call>\\n{"name": ..., "arguments": {...}}\\n</tool_call>` in the
+assistant's text, and a result is `<tool_response>\\n...\\n</tool_response>` in a user's turn. Models that were trained on
+another form say so in their own chat template (tokens/template.py); of their calls a bare JSON object with `name` and
+`parameters` (Llama 3) is understood, too.
 """
 
 import json
@@ -12,8 +14,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple  # Any: JSON as OpenAI's API has it
 
 from bloomery.core.conversation import Message
+from bloomery.tokens.tokenizer import TOOL_TOKENS
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
+MARK = TOOL_TOKENS[0]
 
 _INSTRUCTIONS = (
     "# Tools\n\nYou may call one or more functions to assist with the user query.\n\n"
@@ -38,7 +42,7 @@ class Found(NamedTuple):
 
 
 def tell_tools(messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]]) -> list[Message]:
-    """OpenAI's messages and tools as plain turns of system, user and assistant, for models of our own.
+    """OpenAI's messages and tools as plain turns of system, user and assistant, for tokenizers of ours without tokens for tools.
 
     >>> tell_tools([{"role": "tool", "content": "21 C"}], [])
     [{'role': 'user', 'content': '<tool_response>\\n21 C\\n</tool_response>'}]
@@ -72,9 +76,10 @@ def write_call(name: str, arguments: str) -> str:
     return f'{OPEN}\n{{"name": {json.dumps(name, ensure_ascii=False)}, "arguments": {arguments}}}\n{CLOSE}'
 
 
-def call_beginning(name: str | None) -> str:
-    """What an answer begins with that must be a call: of the function `name`, or of any."""
-    return f"{OPEN}\n" if name is None else f'{OPEN}\n{{"name": {json.dumps(name, ensure_ascii=False)}, "arguments": '
+def call_beginning(name: str | None, *, marked: bool = False) -> str:
+    """What an answer begins with that must be a call: of the function `name`, or of any. `marked`: in our own format."""
+    start = MARK if marked else f"{OPEN}\n"
+    return start if name is None else f'{start}{{"name": {json.dumps(name, ensure_ascii=False)}, "arguments": '
 
 
 class CallFinder:
@@ -100,21 +105,24 @@ class CallFinder:
             if not self._started and self._text.lstrip()[:1] in ("{", ""):
                 return found
             self._started = True
-            start = self._text.find(OPEN)
-            if start < 0:
-                sure = len(self._text) - _overlap(self._text, OPEN)
+            starts = [start for mark in (OPEN, MARK) if (start := self._text.find(mark)) >= 0]
+            if not starts:
+                sure = len(self._text) - max(_overlap(self._text, OPEN), _overlap(self._text, MARK))
                 found += [Found(text=self._text[:sure])] if sure else []
                 self._text = self._text[sure:]
                 return found
-            end = self._text.find(CLOSE, start)
-            if start:
+            if start := min(starts):
                 found.append(Found(text=self._text[:start]))
                 self._text = self._text[start:]
                 continue
+            # A call of our own ends where the next one begins, or with the answer.
+            opening, closing = (MARK, MARK) if self._text.startswith(MARK) else (OPEN, CLOSE)
+            end = self._text.find(closing, len(opening))
             if end < 0:
                 return found
-            found.append(self._read(self._text[: end + len(CLOSE)], self._text[len(OPEN) : end]))
-            self._text = self._text[end + len(CLOSE) :].lstrip("\n")
+            after = end if closing == MARK else end + len(CLOSE)
+            found.append(self._read(self._text[:after], self._text[len(opening) : end]))
+            self._text = self._text[after:].lstrip("\n")
             self._after_call = not self._text
 
     def end(self) -> list[Found]:
@@ -122,15 +130,16 @@ class CallFinder:
         text, self._text = self._text, ""
         if not text:
             return []
-        if text.startswith(OPEN):
-            return [self._read(text, text[len(OPEN) :])]
+        for opening in (OPEN, MARK):
+            if text.startswith(opening):
+                return [self._read(text, text[len(opening) :])]
         call = read_call(text) if text.lstrip().startswith("{") else None
         return [Found(call=call)] if call else [Found(text=text)]
 
     def _read(self, whole: str, body: str) -> Found:
         call = read_call(body)
         if call is None and self._forced is not None:
-            arguments = body.strip().removeprefix(call_beginning(self._forced).removeprefix(OPEN).strip()).strip()
+            arguments = body.strip().removeprefix(call_beginning(self._forced, marked=True).removeprefix(MARK).strip()).strip()
             call = ToolCall(self._forced, arguments.removesuffix("}").strip() or "{}")
         self._forced = None
         return Found(call=call) if call else Found(text=whole)

@@ -170,5 +170,5 @@ STAGE = Stage(
     run=train_tokenizer,
     inputs={"documents": Slot("documents", many=True)},
     output="tokenizer",
-    version=2,
+    version=3,
 )

@@ -20,9 +20,15 @@ from bloomery.core.errors import DataError
 from bloomery.core.files import read_json, sha256_file
 from bloomery.tokens.foreign import LibraryEncoding, Roles, bytes_of_token, find_misfit, read_roles
 
-SPECIAL_TOKENS = ("<|bos|>", "<|end|>", "<|pad|>", "<|system|>", "<|user|>", "<|assistant|>")
-"""In the order of their ids. `<|end|>` ends documents and turns (eos); padding has an id of its own, so that a mask of
-padding can never hide the end from training."""
+CHAT_TOKENS = ("<|bos|>", "<|end|>", "<|pad|>", "<|system|>", "<|user|>", "<|assistant|>")
+"""What makes a tokenizer one of ours. `<|end|>` ends documents and turns (eos); padding has an id of its own, so that a mask
+of padding can never hide the end from training."""
+
+TOOL_TOKENS = ("<|tool_call|>", "<|tool_result|>")
+"""Before a call that the assistant makes, and before what came of it. The first tokenizers of ours had neither."""
+
+SPECIAL_TOKENS = (*CHAT_TOKENS, *TOOL_TOKENS)
+"""In the order of their ids."""
 
 MAX_WHITESPACE_RUN = 500_000
 """The regex engine of tiktoken and rustbpe overflows its stack on a million blanks in a row (seen with 0.14.0 and 0.1.0);
@@ -108,8 +114,8 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         vocab: dict[str, int] = {token: i for token, i in data["model"]["vocab"].items() if token not in added}
         bytes_of = bytes_of_token(data, vocab, {character: byte for byte, character in enumerate(byte_characters())})
         encoding: tiktoken.Encoding | LibraryEncoding
-        if all(token in added for token in SPECIAL_TOKENS):
-            roles = Roles(*(added[token] for token in SPECIAL_TOKENS[:3]))
+        if all(token in added for token in CHAT_TOKENS):
+            roles = Roles(*(added[token] for token in CHAT_TOKENS[:3]))
             pattern: str = next(p["pattern"]["Regex"] for p in data["pre_tokenizer"]["pretokenizers"] if p["type"] == "Split")
             ranks = {bytes_of[token]: i for token, i in vocab.items()}
             encoding = tiktoken.Encoding(sha256, pat_str=pattern, mergeable_ranks=ranks, special_tokens={})

@@ -164,7 +164,7 @@ def test_labels_can_be_had_at_a_ratio_and_with_noise(checkpoint: Path, prompts: 
     assert all(row["label"] == (row["completion"][0]["content"] == "a") for row in rows if row["completion"][0]["content"] in "abB")
     assert metrics["desirable"] + metrics["undesirable"] == len(rows) == metrics["labels"]
     one_to_four = run(config.model_copy(update={"desirable_per_undesirable": 0.25}), checkpoint, prompts, tmp_path / "few")
-    assert one_to_four["undesirable"] == metrics["undesirable"] == 4 * one_to_four["desirable"] + (metrics["undesirable"] % 4)
+    assert one_to_four["undesirable"] == metrics["undesirable"] and one_to_four["desirable"] == round(metrics["undesirable"] / 4)
     noisy = run(config.model_copy(update={"label_noise": 0.5}), checkpoint, prompts, tmp_path / "noisy")
     differing = sum(a["label"] != b["label"] for a, b in zip(rows, pairs(tmp_path / "noisy"), strict=True))
     assert noisy["flipped"] == differing and 0.2 < differing / len(rows) < 0.8

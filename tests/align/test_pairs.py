@@ -12,7 +12,7 @@ from bloomery.align.pairs import (
     prompt_messages,
     rank_answers,
 )
-from bloomery.align.rewards import Answer
+from bloomery.align.reward_source import Answer
 
 RIGHT, WRONG, MALFORMED = 1.0, 0.3, 0.1
 

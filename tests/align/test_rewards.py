@@ -3,13 +3,12 @@ from typing import Any
 
 import pytest
 
+from bloomery.align.reward_source import Answer, RewardSource
 from bloomery.align.rewards import (
     MALFORMED,
     RIGHT,
     UNFINISHED,
     WELL_FORMED,
-    Answer,
-    RewardSource,
     RewardSpec,
     RewardSum,
     make_rewards,

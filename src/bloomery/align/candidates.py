@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 from bloomery.align.best_of_n import Samples, best_of_curve
-from bloomery.align.pairs import prompt_messages
-from bloomery.align.rewards import Answer, RewardSpec, RewardSum, Scores, make_rewards
+from bloomery.align.reward_source import Answer, Row, prompt_messages
+from bloomery.align.rewards import RewardSpec, RewardSum, Scores, make_rewards
 from bloomery.core.config import Config
 from bloomery.core.conversation import read_conversations
 from bloomery.core.errors import DataError
@@ -32,7 +32,6 @@ from bloomery.tokens.tokenizer import Tokenizer, load_tokenizer
 
 CHUNK_PROMPTS = 100
 
-Row = Mapping[str, Any]
 
 NEEDED_COLUMNS = {"verifier": ("answer", "format"), "exact": ("answer",), "number": ("answer",), "tests": ("tests",)}
 """What a source of rewards reads from a prompt's row; prompts without it are passed over."""

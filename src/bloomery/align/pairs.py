@@ -6,15 +6,13 @@ really says (the setting of DPO, arXiv:2305.18290, sec. 4, where pairs are sampl
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import combinations, cycle
 from typing import Any, Literal, NamedTuple  # Any: a row of JSON
 
-from bloomery.align.rewards import Answer
-from bloomery.core.conversation import Message
+from bloomery.align.reward_source import Answer, Row, prompt_messages
 
 Case = Literal["paired", "all_good", "none_good", "gold_chosen"]
-Row = Mapping[str, Any]
 
 
 class Pair(NamedTuple):
@@ -183,12 +181,6 @@ def label_row(row: Row, labelled: Labelled) -> dict[str, Any]:
     """A single answer with TRL's columns for KTO: prompt, completion and label."""
     completion = [{"role": "assistant", "content": labelled.text}]
     return {"prompt": prompt_messages(row), "completion": completion, "label": labelled.label, "skill": row.get("skill", "")}
-
-
-def prompt_messages(row: Row) -> list[Message]:
-    """A row's messages without the assistant's answer at their end, if there is one."""
-    messages: list[Message] = list(row["messages"])
-    return messages[:-1] if messages[-1]["role"] == "assistant" else messages
 
 
 def _draw(key: str) -> int:

@@ -38,11 +38,12 @@ class LabelledRow(NamedTuple):
 
 
 class RankedRow(NamedTuple):
-    """Answers to one prompt and the rank of each: 1 is best, equal ranks are ties."""
+    """Answers to one prompt and the rank of each: 1 is best, equal ranks are ties. `margin` is that of the pair it was made of."""
 
     prompt: list[Message]
     completions: list[list[Message]]
     ranks: list[int]
+    margin: float | None = None
 
 
 PreferenceRow = PairRow | LabelledRow | RankedRow

@@ -6,13 +6,16 @@ its parts beside it.
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol  # Any: a row of JSON
+from typing import Literal, NamedTuple
 
 import torch
 from pydantic import Field, NonNegativeFloat, model_validator
 
+from bloomery.align.reward_source import Answer as Answer  # read from here by those who write rewards, too
+from bloomery.align.reward_source import RewardSource as RewardSource
+from bloomery.align.reward_source import Row
 from bloomery.core.config import Config
 from bloomery.core.errors import ConfigError
 from bloomery.core.stage import Endpoint
@@ -27,23 +30,7 @@ MALFORMED = 0.1
 UNFINISHED = 0.0
 """Ran into the limit of tokens: nobody asked for that, even if it begins with the right answer."""
 
-Row = Mapping[str, Any]
 Source = Literal["verifier"]
-
-
-class Answer(NamedTuple):
-    """A sampled answer: its text, and whether the model ended it by itself."""
-
-    text: str
-    stopped: bool
-
-
-class RewardSource(Protocol):
-    """Anything that can judge answers."""
-
-    def __call__(self, rows: Sequence[Row], answers: Sequence[Answer]) -> list[float | None]:
-        """One reward for each answer, higher is better; rows[i] is the prompt row of answers[i]. None: this source cannot say."""
-        ...
 
 
 class RewardSpec(Config):

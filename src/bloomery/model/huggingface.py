@@ -54,7 +54,8 @@ def save_model(
     if tokenizer is not None:
         _copy(tokenizer, folder, TOKENIZER_FILES)
     if like is not None:
-        _write_config_like(model.config, folder, like=like, dtype=kept)
+        special = read_special_tokens(tokenizer) if tokenizer is not None and model.config.head == "scalar" else {}
+        _write_config_like(model.config, folder, like=like, dtype=kept, special=special)
         _copy(like, folder, ("generation_config.json",))
     else:
         special = read_special_tokens(tokenizer) if tokenizer is not None else {}
@@ -124,7 +125,7 @@ def read_special_tokens(folder: Path) -> dict[str, int]:
     return found
 
 
-def _write_config_like(config: ModelConfig, folder: Path, *, like: Path, dtype: str) -> None:
+def _write_config_like(config: ModelConfig, folder: Path, *, like: Path, dtype: str, special: Mapping[str, int]) -> None:
     raw: dict[str, Any] = read_json(like / "config.json")
     found = parse_config(raw, like / "config.json")
     changed = {**raw, **{key: dtype for key in ("dtype", "torch_dtype") if key in raw or not raw.keys() & {"dtype", "torch_dtype"}}}
@@ -133,6 +134,9 @@ def _write_config_like(config: ModelConfig, folder: Path, *, like: Path, dtype: 
         name = raw["architectures"][0].removesuffix(suffix[found.head])
         changed["architectures"] = [f"{name}{suffix[config.head]}"]
         changed |= {key: value for key, value in describe(config).items() if key in ("id2label", "label2id")}
+    if config.head == "scalar":
+        # Where the score is read follows from it: transformers takes the last token that is not padding.
+        changed |= {key: value for key, value in special.items() if key == "pad_token_id"}
     if changed == raw:
         _copy(like, folder, ("config.json",))
     else:

@@ -13,7 +13,8 @@ from typing import Any  # Any: a row of JSON
 from pydantic import Field, PositiveInt
 
 from bloomery.align.candidates import Candidates, CandidatesConfig, Inputs, collect_candidates
-from bloomery.align.pairs import mean_rewards, prompt_messages
+from bloomery.align.pairs import mean_rewards
+from bloomery.align.reward_source import prompt_messages
 from bloomery.core.errors import DataError
 from bloomery.core.files import read_json, write_jsonl
 from bloomery.core.stage import Runtime, Slot, Stage

@@ -26,10 +26,10 @@ from bloomery.align.pairs import (
     make_pairs,
     mean_rewards,
     pair_row,
-    prompt_messages,
     rank_answers,
     ranking_row,
 )
+from bloomery.align.reward_source import prompt_messages
 from bloomery.align.rewards import RIGHT
 from bloomery.core.errors import DataError
 from bloomery.core.files import write_jsonl

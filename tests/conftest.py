@@ -1,11 +1,14 @@
 """Settings for every test."""
 
+import atexit
 import contextlib
 import http.server
 import json
 import logging
 import os
 import re
+import shutil
+import tempfile
 import threading
 import time
 import zlib
@@ -17,6 +20,9 @@ import pytest
 
 # As the command line sets it, and before any test loads torch: threads that spin while they wait starve the tests beside them.
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+# What one run of the tests computed with its code must not be found by the next, whose code may be another.
+os.environ["BLOOMERY_REFERENCE_CACHE"] = tempfile.mkdtemp(prefix="bloomery-reference-")
+atexit.register(shutil.rmtree, os.environ["BLOOMERY_REFERENCE_CACHE"], ignore_errors=True)
 
 
 @pytest.fixture(autouse=True)

@@ -28,10 +28,17 @@ PRETRAIN = PretrainConfig(
     model=ModelShape(depth=1, dim=16, head_dim=8, mlp_dim=24), tokens=1024, sequence_tokens=32, batch_tokens=256,
     num_validations=2, **TRAINING,
 )  # fmt: skip
-TWO = {"base": Launch(devices=2), "sft": Launch(devices=2, tensor=2), "dpo": Launch(devices=2, strategy="fsdp")}
+TWO = {
+    "base": Launch(devices=2),
+    "sft": Launch(devices=2, tensor=2),
+    "dpo": Launch(devices=2, strategy="fsdp"),
+    "kto": Launch(devices=2),
+    "kto-fsdp": Launch(devices=2, strategy="fsdp"),
+}
 """How two processes share each stage; every way for pretraining is in test_parallel.py."""
 SFT = SftConfig(steps=3, sequence_tokens=32, batch_tokens=128, held_out_fraction=0.2, num_validations=1, **TRAINING)
 PREFERENCE = PreferenceConfig(steps=3, batch_pairs=7, held_out_fraction=0.0, **TRAINING)
+KTO = PREFERENCE.model_copy(update={"loss": "kto", "desirable_per_undesirable": 0.5})
 
 
 def write_inputs(folder: Path) -> None:
@@ -59,12 +66,14 @@ def train_all(folder: Path, name: str, launches: Mapping[str, Launch]) -> None:
     out = folder / name
     pretrain(PRETRAIN, tokens=folder / "tokens", tokenizer=folder / "tokenizer", out=out / "base", runtime=runtimes["base"])
     sft(SFT, init=folder / "init", conversations=[folder / "conversations.jsonl"], out=out / "sft", runtime=runtimes["sft"])
-    preference(PREFERENCE, init=folder / "init", pairs=folder / "pairs.jsonl", out=out / "dpo", runtime=runtimes["dpo"])
+    for stage, config in (("dpo", PREFERENCE), ("kto", KTO), ("kto-fsdp", KTO)):
+        preference(config, init=folder / "init", pairs=folder / "pairs.jsonl", out=out / stage, runtime=runtimes[stage])
 
 
 def start_rank(rank: int, port: int, folder: Path) -> subprocess.Popen[bytes]:
     """This file as one of two processes, with the environment that torchrun gives them."""
     group = {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    group["BLOOMERY_REFERENCE_CACHE"] = str(folder / "cache of two")  # they are to compute the reference, not to find it
     return subprocess.Popen([sys.executable, __file__, str(folder)], env={**os.environ, **group})
 
 

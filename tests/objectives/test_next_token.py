@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from bloomery.objectives import next_token as module
-from bloomery.objectives.next_token import linear_next_token, next_token, token_logps
+from bloomery.objectives.next_token import linear_next_token, linear_token_logps, next_token, token_logps
 
 
 def problem(num_tokens: int = 11, vocab: int = 7, dim: int = 5) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -103,3 +103,30 @@ def test_log_probabilities_of_targets_are_those_of_the_softmax() -> None:
 
 def test_the_examples_in_the_docstrings_are_true() -> None:
     assert doctest.testmod(module).failed == 0
+
+
+@pytest.mark.parametrize("chunk", [3, 64])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_log_probabilities_from_hidden_states_are_those_of_the_logits_and_so_are_their_gradients(chunk: int, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(3)
+    hidden, head = torch.randn(10, 8, generator=generator).to(dtype), torch.randn(20, 8, generator=generator)
+    target, slope = torch.randint(20, (10,), generator=generator), torch.randn(10, generator=generator)
+    found, expected = [], []
+    for results, function in (
+        (found, lambda h, w: linear_token_logps(h, w, target, chunk_tokens=chunk)),
+        (expected, lambda h, w: token_logps((h @ w.to(dtype).T), target)),
+    ):
+        leaves = [hidden.clone().requires_grad_(), head.clone().requires_grad_()]
+        logp = function(*leaves)
+        (logp * slope).sum().backward()
+        results += [logp.detach(), *(leaf.grad for leaf in leaves)]
+    tolerance = {"atol": 1e-5, "rtol": 1e-5} if dtype == torch.float32 else {"atol": 0.05, "rtol": 0.05}
+    for a, b in zip(found, expected, strict=True):
+        assert a.dtype == b.dtype
+        torch.testing.assert_close(a, b, **tolerance)
+
+
+def test_log_probabilities_leave_out_the_gradient_of_a_frozen_head() -> None:
+    hidden, head = torch.randn(4, 8, requires_grad=True), torch.randn(20, 8)
+    linear_token_logps(hidden, head, torch.arange(4)).sum().backward()
+    assert hidden.grad is not None and head.grad is None

@@ -1,97 +1,95 @@
-"""Log-probabilities of whole answers, and what the model said of them before it was trained on pairs.
+"""What a model said of answers before it was trained on them, computed once and kept.
 
-The reference model never changes, so its log-probabilities are computed once, before the first step, and its weights
-need not stay in memory (a third of the forward passes of DPO, open-instruct measures the same).
+The reference never changes, so neither do its log-probabilities. They are kept in the user's cache folder, under a hash
+of all that they follow from: the model's weights and shape, what it computes in, and the token ids of every prompt and
+answer (in which data, template and tokenizer are). Another beta, loss, seed or split of the same answers finds them there;
+so does a run that was killed. The reference's weights need not stay in memory, and a third of the forward passes is saved.
+`$BLOOMERY_REFERENCE_CACHE` names another folder for them, on a disk that machines share, for example.
 
-Shapes: B answers (two rows a pair), T tokens, N pairs.
+Shapes: N answers.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+import hashlib
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from bloomery.align.answers import answer_logps, batches_by_length, pack_answers
 from bloomery.core import dist
+from bloomery.core.cached_arrays import cache_folder, find_arrays, keep_arrays
+from bloomery.core.files import sha256_file
+from bloomery.core.metrics import Bar
+from bloomery.core.stage import Runtime
 from bloomery.model.transformer import Transformer
-from bloomery.objectives.next_token import token_logps
+from bloomery.model.weights import weight_files
 from bloomery.tokens.chat import Rendered
 
-ROUND_UP_TOKENS = 16
-"""Rows are padded to a multiple of this, so that few shapes occur."""
+FORMAT = 1
+"""Raised when the same weights and answers give other figures than before: what was kept until then is not found any more."""
+BATCH_TOKENS = 8192
+"""Tokens that go through the reference at a time, wherever it runs: figures must not depend on how a run is launched."""
 
 
-class RenderedPair(NamedTuple):
-    """A rendered prompt with the answer that was preferred and the one that was not; only the answers' tokens are masked in."""
+def cached_reference_logps(
+    answers: Sequence[Rendered],
+    *,
+    checkpoint: Path,
+    computed_in: str,
+    make_model: Callable[[], Transformer],
+    runtime: Runtime,
+) -> np.ndarray:
+    """The log-probability of each answer under the model of `checkpoint`, float32 [N], from the cache if they are there.
 
-    chosen: Rendered
-    rejected: Rendered
-
-
-@dataclass(frozen=True, kw_only=True)
-class PairBatch:
-    """Pairs as rows, chosen and rejected by turns: row 2i is pair i's chosen answer, row 2i + 1 its rejected one.
-
-    int64, but weight_BT (float32: 1 where the target is a token of the answer) and the reference's log-probabilities
-    of chosen and rejected (float32, summed over the answer's tokens). Padding is on the right and has document 0.
+    `make_model` is called only if they are not; `computed_in` names dtype and device. Every process of a group must call this
+    together, and gets all figures.
     """
-
-    token_BT: Tensor
-    target_BT: Tensor
-    weight_BT: Tensor
-    document_BT: Tensor
-    reference_logp_N2: Tensor
-
-
-class AnswerLogps(NamedTuple):
-    """float32 [B]: an answer's log-probability, and its number of tokens."""
-
-    logp_B: Tensor
-    length_B: Tensor
-
-
-def make_pair_batch(pairs: Sequence[RenderedPair], reference_N2: np.ndarray, device: torch.device | str) -> PairBatch:
-    """The tensors of some pairs; reference_N2 holds the reference's log-probabilities (chosen, rejected) of each."""
-    rendered = [answer for pair in pairs for answer in pair]
-    longest = max(len(answer.ids) for answer in rendered) - 1
-    shape = (len(rendered), -(-longest // ROUND_UP_TOKENS) * ROUND_UP_TOKENS)
-    token, target, document = (np.zeros(shape, dtype=np.int64) for _ in range(3))
-    weight = np.zeros(shape, dtype=np.float32)
-    for b, answer in enumerate(rendered):
-        length = len(answer.ids) - 1
-        token[b, :length], target[b, :length] = answer.ids[:-1], answer.ids[1:]
-        weight[b, :length], document[b, :length] = answer.loss_mask[1:], 1
-    tensors = [torch.from_numpy(array).to(device) for array in (token, target, weight, document)]
-    reference = torch.from_numpy(reference_N2.astype(np.float32)).to(device)
-    return PairBatch(token_BT=tensors[0], target_BT=tensors[1], weight_BT=tensors[2], document_BT=tensors[3], reference_logp_N2=reference)
+    if not answers:
+        return np.zeros(0, np.float32)
+    digests = [_digest(answer) for answer in answers]
+    unique = dict(sorted(dict(zip(digests, answers, strict=True)).items()))  # in no order but their own
+    key = reference_key(list(unique), checkpoint=checkpoint, computed_in=computed_in)
+    folder = Path(os.environ.get("BLOOMERY_REFERENCE_CACHE") or cache_folder() / "reference")
+    found = find_arrays(key, ("logp",), folder=folder)
+    if dist.maximum(found is None):  # one that has them waits for those that have not
+        with runtime.progress(len(unique), "reference answers") as bar:
+            found = {"logp": reference_logps(make_model(), list(unique.values()), bar=bar)}
+        keep_arrays(key, found, folder=folder)
+    assert found is not None
+    number = {digest: i for i, digest in enumerate(unique)}
+    logp_N: np.ndarray = np.asarray(found["logp"])[[number[digest] for digest in digests]]
+    return logp_N
 
 
-def answer_logps(model: Transformer, batch: PairBatch) -> AnswerLogps:
-    """The model's log-probability of each answer of a batch. Logits are computed at the answers' tokens only."""
-    hidden_BTD = model.hidden_states(batch.token_BT, document_BT=batch.document_BT)
-    b, t = batch.weight_BT.nonzero(as_tuple=True)
-    logp = token_logps(model.logits(hidden_BTD[b, t]), batch.target_BT[b, t])
-    zero_B = torch.zeros(len(batch.token_BT), device=logp.device)
-    return AnswerLogps(zero_B.index_add(0, b, logp), batch.weight_BT.sum(1))
+def reference_key(digests: Sequence[bytes], *, checkpoint: Path, computed_in: str) -> str:
+    """The hash of all that the log-probabilities of answers follow from."""
+    found = hashlib.sha256(f"{FORMAT}/{BATCH_TOKENS}/{computed_in}".encode())
+    for path in (checkpoint / "config.json", *weight_files(checkpoint)):
+        found.update(sha256_file(path).encode())
+    for digest in digests:
+        found.update(digest)
+    return found.hexdigest()[:32]
 
 
 @torch.no_grad()
-def reference_logps(model: Transformer, pairs: Sequence[RenderedPair], *, batch_pairs: int) -> np.ndarray:
-    """The model's log-probabilities of the chosen and the rejected answer of each pair, float32 [N, 2].
+def reference_logps(model: Transformer, answers: Sequence[Rendered], *, bar: Bar | None = None) -> np.ndarray:
+    """The model's log-probability of each answer, float32 [N]. Each process computes a share and all get the whole.
 
-    Each process computes a share and all get the whole. A pair's figures do not depend on which others share its batch,
-    beyond rounding.
+    An answer's figure does not depend on which others share its batch, beyond rounding.
     """
     device = model.device
-    # Longest first: a batch of answers of like length has little padding.
-    order = sorted(range(len(pairs)), key=lambda i: -max(len(pairs[i].chosen.ids), len(pairs[i].rejected.ids)))
-    found = torch.zeros(len(pairs), 2, device=device)
-    starts = range(0, len(pairs), batch_pairs)
-    for start in starts[dist.rank() :: dist.world_size()]:
-        indices = order[start : start + batch_pairs]
-        batch = make_pair_batch([pairs[i] for i in indices], np.zeros((len(indices), 2)), device)
-        found[indices] = answer_logps(model, batch).logp_B.view(-1, 2)
-    logps: np.ndarray = dist.all_reduce_sum(found).cpu().numpy()
-    return logps
+    found_N = torch.zeros(len(answers), device=device)
+    batches = batches_by_length([len(answer.ids) - 1 for answer in answers], BATCH_TOKENS)
+    for indices in batches[dist.rank() :: dist.world_size()]:
+        found_N[indices] = answer_logps(model, pack_answers([answers[i] for i in indices], device)).logp_N
+        if bar is not None:
+            bar.advance(len(indices) * dist.world_size())
+    logp_N: np.ndarray = dist.all_reduce_sum(found_N).cpu().numpy()
+    return logp_N
+
+
+def _digest(answer: Rendered) -> bytes:
+    ids, mask = np.asarray(answer.ids, np.int64), np.asarray(answer.loss_mask, np.uint8)
+    return hashlib.blake2b(ids.tobytes() + mask.tobytes(), digest_size=16).digest()

@@ -3,6 +3,7 @@
 Processes that map the same file share its pages, so that a table is in memory once, however many workers read it.
 """
 
+import contextlib
 import hashlib
 import inspect
 import os
@@ -27,16 +28,26 @@ def cached_arrays(key: str, names: Sequence[str], make: Callable[[], Arrays], *,
 
     `key` must say all that the arrays depend on. Where nothing can be written they are made for this process alone.
     """
+    found = find_arrays(key, names, folder=folder)
+    if found is None:
+        found = make()
+        keep_arrays(key, found, folder=folder)
+    return found
+
+
+def find_arrays(key: str, names: Sequence[str], *, folder: Path | None = None) -> Arrays | None:
+    """The arrays of these names from the folder `key` in the cache, mapped read-only; None if they are not there, or not whole."""
     try:
         place = (folder or cache_folder()) / key
-    except RuntimeError:  # no home
-        return make()
-    try:
         return {name: np.load(place / f"{name}.npy", mmap_mode="r") for name in names}
-    except (OSError, ValueError, EOFError):  # not there, or not whole
-        arrays = make()
-        _keep(place, arrays)
-        return arrays
+    except (OSError, ValueError, EOFError, RuntimeError):  # RuntimeError: no home
+        return None
+
+
+def keep_arrays(key: str, arrays: Arrays, *, folder: Path | None = None) -> None:
+    """Puts arrays into the folder `key` in the cache, if it can be written."""
+    with contextlib.suppress(RuntimeError):  # no home
+        _keep((folder or cache_folder()) / key, arrays)
 
 
 def cached_table(make: Callable[[], np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:

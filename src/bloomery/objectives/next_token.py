@@ -2,6 +2,8 @@
 
 `next_token` is the definition. `linear_next_token` is the same from the hidden states on, the output matrix included:
 it goes through the tokens in chunks and takes the gradient on the way, so that logits never exist for a whole batch.
+`token_logps` is the log-probability that every other objective stands on, and `linear_token_logps` the same from the
+hidden states on.
 
 Shapes: ... any leading dimensions, N tokens, D model, V vocabulary.
 """
@@ -31,6 +33,16 @@ def token_logps(logits: Tensor, target: Tensor) -> Tensor:
     """
     logits = logits.float()
     return logits.gather(-1, target.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
+
+
+def linear_token_logps(hidden_ND: Tensor, head_VD: Tensor, target_N: Tensor, *, chunk_tokens: int | None = None) -> Tensor:
+    """`token_logps` of the logits hidden_ND @ head_VD.T, float32 [N], without ever holding more than `chunk_tokens` rows of them.
+
+    The backward pass computes the logits again, chunk by chunk: a product more, for none of them in memory in between.
+    """
+    size = chunk_tokens or CHUNK_TOKENS[hidden_ND.device.type]
+    logp_N: Tensor = _LinearTokenLogps.apply(hidden_ND, head_VD, target_N, size)  # type: ignore[no-untyped-call]  # torch does not type `apply`
+    return logp_N
 
 
 def next_token(logits: Tensor, target: Tensor, weight: Tensor, *, z_loss: float = 0.0) -> LossTerms:
@@ -128,6 +140,43 @@ class _LinearNextToken(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None, None, None, None]:
         grad_ND, grad_VD = ctx.saved_tensors
         return grad_ND * grads[0], grad_VD * grads[0], None, None, None, None, None
+
+
+class _LinearTokenLogps(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden_ND: Tensor, head_VD: Tensor, target_N: Tensor, chunk_tokens: int) -> Tensor:
+        narrow_VD = head_VD.to(hidden_ND.dtype)
+        logp_N, normaliser_N = (torch.empty(len(hidden_ND), device=hidden_ND.device) for _ in range(2))
+        for part in _chunks(len(hidden_ND), chunk_tokens):
+            wide_NV = F.linear(hidden_ND[part], narrow_VD).float()
+            target_logit_N = wide_NV.gather(-1, target_N[part, None]).squeeze(-1)
+            top_N1 = wide_NV.amax(-1, keepdim=True)
+            # In place, because what is new costs more than what is computed.
+            normaliser_N[part] = wide_NV.sub_(top_N1).exp_().sum(-1).log_().add_(top_N1.squeeze(-1))
+            logp_N[part] = target_logit_N - normaliser_N[part]
+        ctx.save_for_backward(hidden_ND, head_VD, target_N, normaliser_N)
+        ctx.chunk_tokens = chunk_tokens
+        return logp_N
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        hidden_ND, head_VD, target_N, normaliser_N = ctx.saved_tensors
+        narrow_VD = head_VD.to(hidden_ND.dtype)
+        grad_ND = torch.empty_like(hidden_ND) if ctx.needs_input_grad[0] else None
+        grad_VD = torch.zeros(head_VD.shape, device=head_VD.device) if ctx.needs_input_grad[1] else None
+        for part in _chunks(len(hidden_ND), ctx.chunk_tokens):
+            wide_NV = F.linear(hidden_ND[part], narrow_VD).float().sub_(normaliser_N[part, None]).exp_()
+            wide_NV.mul_(-grads[0][part, None]).scatter_add_(-1, target_N[part, None], grads[0][part, None])
+            slope_NV = wide_NV.to(hidden_ND.dtype)
+            if grad_ND is not None:
+                grad_ND[part] = slope_NV @ narrow_VD
+            if grad_VD is not None:
+                grad_VD += slope_NV.mT @ hidden_ND[part]
+        return grad_ND, None if grad_VD is None else grad_VD.to(head_VD.dtype), None, None
+
+
+def _chunks(count: int, size: int) -> list[slice]:
+    return [slice(start, start + size) for start in range(0, count, size)]
 
 
 def _loss_and_slope(

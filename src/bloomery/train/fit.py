@@ -89,6 +89,9 @@ class Run(Generic[B]):
     objective: Objective[B]
     batches_of_step: Callable[[int], Sequence[B]]
     """The micro-batches of this process for a step of the data: 0, 1, 2 ... and after a rollback beyond `num_steps`."""
+    prepare: Callable[[Transformer, Sequence[B]], Sequence[B]] | None = None
+    """Fills into a step's micro-batches what they need to know of all processes' together (KTO's reference point); called on every
+    process, with the weights as they are before the step."""
     window_of_step: Callable[[int], Mapping[str, Any]] | None = None
     """What the batches of such a step are made of (rows, documents), in words and numbers for the log."""
     new_levels: frozenset[int] = frozenset()
@@ -195,6 +198,8 @@ def _step(state: TrainState, run: Run[B], config: TrainingConfig) -> tuple[StepR
     set_learning_rate(state.optimizers, factor)
     batches = run.batches_of_step(state.data_step)
     loaded = time.perf_counter()
+    if run.prepare is not None:
+        batches = run.prepare(state.model, batches)
     report = train_step(state, batches, run.objective, max_gradient_norm=config.max_gradient_norm, spike_sigmas=config.spike_sigmas)
     seconds = time.perf_counter() - started
     numbers = {"loss": report.loss, "learning_rate": factor * config.learning_rate, "gradient_norm": report.gradient_norm}
@@ -208,14 +213,15 @@ def _step(state: TrainState, run: Run[B], config: TrainingConfig) -> tuple[StepR
 
 
 def group_means(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Metrics as they are logged: `loss/GROUP` over the group's own `weight/GROUP`, left out where a batch has none of it.
+    """Metrics as they are logged: KIND/GROUP over the group's own `weight/GROUP`, left out where a batch has none of it.
 
     >>> group_means({"nll": 2.0, "loss/web": 1.5, "weight/web": 0.5, "loss/code": 0.0, "weight/code": 0.0})
     {'nll': 2.0, 'loss/web': 3.0, 'weight/web': 0.5, 'weight/code': 0.0}
     """
     found = {}
     for name, value in metrics.items():
-        weight = metrics.get(f"weight/{name.removeprefix('loss/')}", 1.0) if name.startswith("loss/") else 1.0
+        kind, _, group = name.partition("/")
+        weight = 1.0 if kind == "weight" else metrics.get(f"weight/{group}", 1.0)
         if weight > 0:
             found[name] = value / weight
     return found

@@ -14,7 +14,6 @@ from bloomery.core.errors import DataError
 from bloomery.tokens.chat import Rendered
 from bloomery.tokens.loader import (
     Batch,
-    ConversationRows,
     TokenRows,
     conversation_rows,
     make_batch,
@@ -89,15 +88,6 @@ def test_only_tokens_under_the_mask_are_targets() -> None:
     assert batch.token_BT.tolist() == [[100, 101, 102, 103, 100, 101]]
     assert batch.target_BT.tolist() == [[101, 102, 103, 0, 101, 0]]
     assert batch.weight_BT.tolist() == [[0, 1, 1, 0, 1, 0]]
-
-
-def test_a_conversation_longer_than_a_row_is_cut_and_counted() -> None:
-    source: ConversationRows = conversation_rows([conversation(False, True, True, True, True), conversation(False, True)], row_tokens=3)
-    assert source.num_cut == 1
-    assert source.packed.num_rows == 2
-    batch = make_batch(source, [0])
-    assert batch.token_BT.tolist() == [[100, 101, 102]]
-    assert batch.weight_BT.tolist() == [[1, 1, 0]]
 
 
 def test_an_epoch_has_every_row_once_in_an_order_of_its_own() -> None:

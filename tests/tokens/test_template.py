@@ -7,6 +7,7 @@ import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from bloomery.core.errors import DataError
+from bloomery.tokens.renderer import load_renderer
 from bloomery.tokens.template import load_chat_template
 from bloomery.tokens.tokenizer import load_tokenizer
 
@@ -126,3 +127,102 @@ def test_a_folder_without_a_template_has_none_and_one_that_is_no_jinja_is_an_err
     (tmp_path / "chat_template.jinja").write_text("{% if %}")
     with pytest.raises(DataError, match=str(tmp_path)):
         load_chat_template(tmp_path, tokenizer)
+
+
+CHATML = """
+{%- for message in messages %}
+    {{- '<|im_start|>' + message.role + '\\n' }}
+    {%- if message.role == 'assistant' %}
+        {%- generation %}
+        {{- message.content }}
+        {%- for call in message.tool_calls or [] %}
+            {{- '<tool_call>\\n' + (call.function | tojson) + '\\n</tool_call>' }}
+        {%- endfor %}
+        {{- '<|im_end|>' }}
+        {%- endgeneration %}
+        {{- '\\n' }}
+    {%- else %}
+        {{- message.content + '<|im_end|>\\n' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{% endif %}
+"""
+PLAIN_CHATML = CHATML.replace("{%- generation %}", "").replace("{%- endgeneration %}", "")
+THINKING = PLAIN_CHATML.replace(
+    "{{- message.content }}", "{%- if loop.last %}{{- '<think>\\n\\n</think>\\n\\n' }}{% endif %}{{- message.content }}"
+)
+SPOKEN = [
+    {"role": "user", "content": "1 + 2?"},
+    {"role": "assistant", "content": "  three \ue002 ", "tool_calls": [CALL]},
+    {"role": "tool", "content": "3"},
+    {"role": "assistant", "content": "", "loss": False},
+    {"role": "user", "content": "on"},
+    {"role": "assistant", "content": "<|im_end|> is text, drei 三"},
+]
+
+
+def with_template(folder, path, source):
+    for file in folder.iterdir():
+        (path / file.name).write_bytes(file.read_bytes())
+    (path / "chat_template.jinja").write_text(source)
+    tokenizer = load_tokenizer(path)
+    return tokenizer, load_renderer(path, tokenizer)
+
+
+def trained_text(tokenizer, rendered):
+    return tokenizer.decode([i for i, learn in zip(*rendered, strict=True) if learn], skip_special=False)
+
+
+def test_what_a_template_marks_is_what_transformers_would_train(folder, tmp_path):
+    from transformers import AutoTokenizer
+
+    _, render = with_template(folder, tmp_path, CHATML)
+    auto = AutoTokenizer.from_pretrained(tmp_path)
+    messages = [{k: v for k, v in m.items() if k != "loss"} for m in SPOKEN[:5]] + [{"role": "assistant", "content": "drei 三 "}]
+    messages[1]["content"] = "  three "
+    for end in range(1, len(messages) + 1):
+        theirs = auto.apply_chat_template(messages[:end], return_dict=True, return_assistant_tokens_mask=True)
+        ours = render(messages[:end])
+        assert ours.ids == theirs["input_ids"]
+        assert ours.loss_mask == [bool(m) for m in theirs["assistant_masks"]]
+
+
+@pytest.mark.parametrize("source", [CHATML, PLAIN_CHATML])
+def test_answers_are_told_by_marks_or_by_what_they_add_and_end_with_the_end_of_their_turn(folder, tmp_path, source):
+    tokenizer, render = with_template(folder, tmp_path, source)
+    call = '<tool_call>\n{"name": "add", "arguments": "{\\"a\\": 1}"}\n</tool_call><|im_end|>'
+    rendered = render(SPOKEN)
+    assert trained_text(tokenizer, rendered) == f"  three \ue002 {call}<|im_end|> is text, drei 三<|im_end|>"
+    assert not rendered.loss_mask[-1]  # the line's end after <|im_end|>
+    cut = render([*SPOKEN[:5], {**SPOKEN[5], "truncated": True}])
+    assert trained_text(tokenizer, cut) == f"  three \ue002 {call}<|im_end|> is text, drei 三"
+    assert cut.ids == rendered.ids[: len(cut.ids)] and cut.ids[-1] not in tokenizer.special_ids.values()
+
+
+def test_a_template_that_renders_earlier_answers_in_another_way_is_refused_for_several_and_taken_for_one(folder, tmp_path):
+    tokenizer, render = with_template(folder, tmp_path, THINKING)
+    one = [SPOKEN[0], {"role": "assistant", "content": "3"}]
+    assert trained_text(tokenizer, render(one)) == "<think>\n\n</think>\n\n3<|im_end|>"
+    with pytest.raises(DataError, match=r"renders message 1 in one way as the last one.*chat_template\.jinja"):
+        render([*one, *one])
+
+
+def test_a_checkpoint_without_a_template_has_no_form_for_conversations(folder, tmp_path):
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / file).write_bytes((folder / file).read_bytes())
+    with pytest.raises(DataError, match="has no chat template"):
+        load_renderer(tmp_path, load_tokenizer(tmp_path))
+
+
+@pytest.mark.parametrize("text", ["", "a cat über 🦊🦊\n\n x", "\ud800!", "drei 三  "])
+def test_each_token_knows_which_characters_it_stands_for(folder, text):
+    from bloomery.tokens.train import train_bpe, write_tokenizer
+
+    ours = folder.parent / "ours"
+    if not ours.exists():
+        write_tokenizer(ours, train_bpe(["a cat"], vocab_size=270, pattern="llama3"), pattern="llama3")
+    for tokenizer in (load_tokenizer(folder), load_tokenizer(ours)):
+        placed = tokenizer.encode_with_places(text)
+        assert [token for token, _, _ in placed] == tokenizer.encode(text)
+        assert {i for _, first, end in placed for i in range(first, end)} == set(range(len(text)))
+        assert all(first < end for _, first, end in placed) and placed == sorted(placed, key=lambda p: p[1:])

@@ -36,8 +36,12 @@ class LibraryEncoding:
 
     def encode_ordinary(self, text: str) -> list[int]:
         """The ids of a text; a lone surrogate becomes U+FFFD."""
-        whole = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        return list(self._tokenizer.encode(whole, add_special_tokens=False).ids)
+        return list(self._tokenizer.encode(_without_surrogates(text), add_special_tokens=False).ids)
+
+    def encode_with_places(self, text: str) -> list[tuple[int, int, int]]:
+        """See Tokenizer.encode_with_places."""
+        found = self._tokenizer.encode(_without_surrogates(text), add_special_tokens=False)
+        return [(token, first, end) for token, (first, end) in zip(found.ids, found.offsets, strict=True)]
 
 
 def read_roles(folder: Path, data: Mapping[str, Any], added: Mapping[str, int]) -> Roles:
@@ -90,6 +94,10 @@ def _sentencepiece_bytes(token: str) -> bytes:
     if len(token) == 6 and token.startswith("<0x") and token.endswith(">"):
         return bytes.fromhex(token[3:5])
     return token.replace(WORD_START, " ").encode()
+
+
+def _without_surrogates(text: str) -> str:
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _content(token: Any) -> str:

@@ -7,6 +7,7 @@ the same order. In a row, documents are numbered from 1 and positions start agai
 that attention can be kept inside a document.
 """
 
+import itertools
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -107,8 +108,6 @@ class ConversationRows:
     loss_mask: np.ndarray
     offset: np.ndarray
     packed: PackedRows
-    num_cut: int
-    """Conversations longer than a row: they end at the row's end, and their last `<|end|>` is not trained."""
 
     def read(self, document: np.ndarray, start: np.ndarray, length: np.ndarray) -> Spans:
         """See RowSource."""
@@ -129,15 +128,14 @@ def open_rows(tokens: TokenSet, *, row_tokens: int, max_padding: float = 1.0, in
 
 
 def conversation_rows(conversations: Sequence[Rendered], *, row_tokens: int) -> ConversationRows:
-    """Rendered conversations, packed; one that is longer than a row is cut at the row's end and counted in `num_cut`."""
-    kept = [(conversation.ids[:row_tokens], conversation.loss_mask[:row_tokens]) for conversation in conversations]
-    lengths = np.array([len(ids) for ids, _ in kept], dtype=np.int64)
+    """Rendered conversations, packed. None may be longer than a row: see `conversation_set.fit_to_row`."""
+    lengths = np.array([len(conversation.ids) for conversation in conversations], dtype=np.int64)
+    assert lengths.max(initial=0) <= row_tokens
     return ConversationRows(
-        ids=np.array([i for ids, _ in kept for i in ids], dtype=np.int64),
-        loss_mask=np.array([m for _, mask in kept for m in mask], dtype=np.float32),
+        ids=np.fromiter(itertools.chain.from_iterable(c.ids for c in conversations), np.int64, int(lengths.sum())),
+        loss_mask=np.fromiter(itertools.chain.from_iterable(c.loss_mask for c in conversations), np.float32, int(lengths.sum())),
         offset=np.concatenate([[0], np.cumsum(lengths)]),
         packed=pack_best_fit(lengths, row_tokens=row_tokens),
-        num_cut=sum(len(conversation.ids) > row_tokens for conversation in conversations),
     )
 
 

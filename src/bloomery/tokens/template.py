@@ -4,6 +4,10 @@ A template is a program that a stranger wrote, so it runs in Jinja's sandbox, an
 tokens and text here. Text is data: a message that spells out `<|im_end|>` is shielded while the template runs and comes
 out as those characters, which is the one difference from `transformers`. Checkpoints of our own need none of this: their
 conversations are rendered by `tokens/chat.py`.
+
+What a template's answers are, for training, is said by `{% generation %}` where it has that. Else it is what a message adds to
+the prompt before it, up to its last special token; a template that renders a message in another way when others follow
+(Qwen3's) has no such difference, and is refused (trl #6105, #5213).
 """
 
 import json
@@ -11,22 +15,42 @@ import re
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NoReturn  # Any: the values of JSON documents and of a template
+from typing import Any, NamedTuple, NoReturn  # Any: the values of JSON documents and of a template
 
 import jinja2
+from jinja2 import nodes
 from jinja2.ext import Extension
 from jinja2.nodes import Node
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from bloomery.core.conversation import Message, find_problem
 from bloomery.core.errors import DataError
 from bloomery.core.files import read_json
+from bloomery.tokens.chat import Rendered
 from bloomery.tokens.tokenizer import Tokenizer
 
 MAX_PROMPT_CHARACTERS = 8_000_000
 """Of what a template makes; a loop that a hostile one hides would fill the memory."""
 
 _SHIELD = re.compile("\ue000([0-9]+)\ue001")
+_SPAN = re.compile("([\ue002\ue003])")
+"""Where `{% generation %}` begins and ends."""
+
+
+class _Piece(NamedTuple):
+    """Text between two special tokens, and the characters in it where what is learnt begins and ends."""
+
+    text: str
+    begins: list[int]
+    ends: list[int]
+
+    def strip(self, *, left: bool, right: bool) -> "_Piece":
+        text = self.text.lstrip() if left else self.text
+        shift = len(self.text) - len(text)
+        text = text.rstrip() if right else text
+        begins, ends = ([min(max(place - shift, 0), len(text)) for place in places] for places in (self.begins, self.ends))
+        return _Piece(text, begins, ends)
 
 
 class ChatTemplate:
@@ -41,8 +65,10 @@ class ChatTemplate:
         self._added = {str(token["content"]): token for token in added}
         # The longest first: "<|end|>" must not be found inside of "<|end|>x".
         names = sorted(self._added, key=len, reverse=True)
+        self.marks_answers = re.search(r"\{%-?\s*generation\s*-?%\}", source) is not None
+        """Whether it says which part of a conversation is to be learnt."""
         self._marks = re.compile("|".join(map(re.escape, names))) if names else re.compile(r"(?!)")
-        self._shielded = re.compile("|".join(map(re.escape, ["\ue000", *names])))
+        self._shielded = re.compile("|".join(map(re.escape, ["\ue000", "\ue002", "\ue003", *names])))
 
     def render(
         self,
@@ -52,21 +78,86 @@ class ChatTemplate:
         add_generation_prompt: bool = False,
     ) -> list[int]:
         """The ids of `messages`, of OpenAI's shape (`role`, `content`, `tool_calls`). Raises DataError with the template's complaint."""
+        return self._render_marked(messages, tools=tools, add_generation_prompt=add_generation_prompt)[0]
+
+    def render_trained(
+        self, messages: Sequence[Message], *, tools: Sequence[Mapping[str, Any]] = (), add_generation_prompt: bool = False
+    ) -> Rendered:
+        """The ids and the loss mask of `messages`, as `chat.render` gives them: without answers of `loss: false`, and of a last
+        answer that is `truncated` only up to its end. Raises DataError where the template does not tell what its answers are.
+        """
+        if problem := find_problem(list(messages)):
+            raise DataError(f"a conversation cannot be rendered: {problem}")
+        said = [{key: value for key, value in message.items() if key not in ("loss", "truncated")} for message in messages]
+        ids, spans = self._render_marked(said, tools=tools or None, add_generation_prompt=add_generation_prompt)
+        if not self.marks_answers:
+            spans = self._find_answers(said, ids, tools or None)
+        turns = [message for message in messages if message["role"] == "assistant"]
+        if len(spans) != len(turns):
+            if any(message.get("loss") is False or message.get("truncated") for message in turns):
+                raise DataError(
+                    f"the model's chat template marks {len(spans)} answers of {len(turns)}: which is not to be learnt cannot be told"
+                )
+            turns = []
+        mask = [False] * len(ids)
+        for i, (first, end) in enumerate(spans):
+            if not turns or turns[i].get("loss") is not False:
+                mask[first:end] = [True] * (end - first)
+        if turns and turns[-1].get("truncated") and messages[-1] is turns[-1] and not add_generation_prompt:
+            first, end = spans[-1]
+            kept = self._last_special(ids, first, end)
+            ids, mask = ids[:kept], mask[:kept]
+        return Rendered(ids, mask)
+
+    def _find_answers(self, messages: Sequence[Mapping[str, Any]], whole: list[int], tools: Any) -> list[tuple[int, int]]:
+        """The places of each answer's ids: what it adds to the prompt before it, up to its last special token."""
+        spans = []
+        for i, message in enumerate(messages):
+            if message["role"] != "assistant":
+                continue
+            prompt = self.render(messages[:i], tools=tools, add_generation_prompt=True) if i else whole[:0]
+            ids = self.render(messages[: i + 1], tools=tools)
+            if whole[: len(ids)] != ids or ids[: len(prompt)] != prompt:
+                raise DataError(
+                    f"the model's chat template renders message {i} in one way as the last one and in another when others follow, so that "
+                    "which tokens are an answer cannot be told. Put a chat_template.jinja with {% generation %} and {% endgeneration %} "
+                    "around what an assistant says into the checkpoint's folder, or train on conversations of one answer each"
+                )
+            last = self._last_special(ids, len(prompt), len(ids))
+            spans.append((len(prompt), last + 1 if last < len(ids) else last))
+        return spans
+
+    def _last_special(self, ids: Sequence[int], first: int, end: int) -> int:
+        special = {int(token["id"]) for token in self._added.values()}
+        return next((i for i in range(end - 1, first - 1, -1) if ids[i] in special), end)
+
+    def _render_marked(
+        self, messages: Sequence[Mapping[str, Any]], *, tools: Sequence[Mapping[str, Any]] | None, add_generation_prompt: bool
+    ) -> tuple[list[int], list[tuple[int, int]]]:
+        """The ids, and the places first .. end of those that came from between `{% generation %}` and its end."""
         hidden: list[str] = []
         text = self._render_text(self._shield(list(messages), hidden), self._shield(tools, hidden), add_generation_prompt)
         ids: list[int] = []
+        begins: list[int] = []
+        ends: list[int] = []
         strip_next = False
         at = 0
         for match in [*self._marks.finditer(text), None]:
-            piece = text[at : match.start() if match else len(text)]
             mark = self._added[match[0]] if match else {}
-            piece = piece.lstrip() if strip_next else piece
-            piece = piece.rstrip() if mark.get("lstrip") else piece
-            ids += self._tokenizer.encode(_SHIELD.sub(lambda found: hidden[int(found[1])], piece)) if piece else []
+            piece = _read_piece(text[at : match.start() if match else len(text)], hidden)
+            piece = piece.strip(left=strip_next, right=bool(mark.get("lstrip")))
+            if piece.begins or piece.ends:
+                placed = self._tokenizer.encode_with_places(piece.text)
+                # A token that lies half inside counts as inside, as in `transformers`.
+                begins += [len(ids) + sum(end <= cut for _, _, end in placed) for cut in piece.begins]
+                ends += [len(ids) + sum(first < cut for _, first, _ in placed) for cut in piece.ends]
+                ids += [token for token, _, _ in placed]
+            elif piece.text:
+                ids += self._tokenizer.encode(piece.text)
             if match:
                 ids.append(int(mark["id"]))
                 strip_next, at = bool(mark.get("rstrip")), match.end()
-        return ids
+        return ids, list(zip(begins, ends, strict=True))
 
     def _render_text(self, messages: Any, tools: Any, add_generation_prompt: bool) -> str:
         try:
@@ -113,6 +204,17 @@ def load_chat_template(folder: Path, tokenizer: Tokenizer) -> ChatTemplate | Non
         raise DataError(f"{folder}: its chat template is not one that can be read: {error}") from error
 
 
+def _read_piece(marked: str, hidden: Sequence[str]) -> _Piece:
+    text = ""
+    places: dict[str, list[int]] = {"": [], "": []}
+    for part in _SPAN.split(marked):
+        if part in places:
+            places[part].append(len(text))
+        else:
+            text += _SHIELD.sub(lambda found: hidden[int(found[1])], part)
+    return _Piece(text, places[""], places[""])
+
+
 def _hide(text: str, hidden: list[str]) -> str:
     hidden.append(text)
     return f"\ue000{len(hidden) - 1}\ue001"
@@ -132,11 +234,13 @@ def _refuse(message: str) -> NoReturn:
 
 
 class _Generation(Extension):
-    """`{% generation %}`, with which TRL marks what is trained: here its content as it is."""
+    """`{% generation %}`, which marks what is to be learnt: its content, between two characters that no text has."""
 
     tags = {"generation"}  # noqa: RUF012  (jinja2's own attribute)
 
     def parse(self, parser: Parser) -> Node | list[Node]:
-        """The statements between the tags."""
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        """The statements between the tags, with marks around them."""
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        begin, end = (nodes.Output([nodes.TemplateData(mark)], lineno=line) for mark in "")
+        return [begin, *body, end]

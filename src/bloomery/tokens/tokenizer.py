@@ -62,6 +62,16 @@ class Tokenizer:
             return self._encoding.encode_ordinary(text)
         return [i for part in split_long_whitespace(text) for i in self._encoding.encode_ordinary(part)]
 
+    def encode_with_places(self, text: str) -> list[tuple[int, int, int]]:
+        """The ids of `text`, each with the characters first .. end that it stands for (those of a whole character it is a part of)."""
+        if isinstance(self._encoding, LibraryEncoding):
+            return self._encoding.encode_with_places(text)
+        ids = self.encode(text)
+        first_byte = np.cumsum([0, *(len(character.encode("utf-8", "surrogatepass")) for character in text)])
+        ends = np.cumsum([0, *(len(self._bytes_of_id[i]) for i in ids)])
+        firsts = np.searchsorted(first_byte, ends[:-1], side="right") - 1
+        return list(zip(ids, firsts.tolist(), np.searchsorted(first_byte, ends[1:], side="left").tolist(), strict=True))
+
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` of each text, on one thread: the pool's workers are the parallelism."""
         return [self.encode(text) for text in texts]

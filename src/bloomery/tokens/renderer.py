@@ -1,0 +1,35 @@
+"""How a checkpoint's conversations become ids: our own chat format for our tokenizers, its own template for others'."""
+
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol  # Any: JSON schemas of tools
+
+from bloomery.core.conversation import Message
+from bloomery.core.errors import DataError
+from bloomery.tokens.chat import Rendered, render
+from bloomery.tokens.template import load_chat_template
+from bloomery.tokens.tokenizer import CHAT_TOKENS, Tokenizer
+
+
+class Renderer(Protocol):
+    """`chat.render` of one tokenizer, or what does the same by a template."""
+
+    def __call__(
+        self, messages: Sequence[Message], *, tools: Sequence[Mapping[str, Any]] = (), add_generation_prompt: bool = False
+    ) -> Rendered:
+        """Ids and loss mask. Raises DataError for a conversation that there is no form for."""
+        ...
+
+
+def load_renderer(folder: Path, tokenizer: Tokenizer) -> Renderer:
+    """The renderer of a checkpoint's folder. Raises DataError where it has no chat format."""
+    if all(token in tokenizer.special_ids for token in CHAT_TOKENS):
+        return functools.partial(render, tokenizer)
+    template = load_chat_template(folder, tokenizer)
+    if template is None:
+        raise DataError(
+            f"{folder}: has no chat template, so there is no form for a conversation. Put a chat_template.jinja into it, one with "
+            "{% generation %} and {% endgeneration %} around what an assistant says"
+        )
+    return template.render_trained

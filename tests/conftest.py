@@ -173,6 +173,8 @@ class ChatService:
 
     def __init__(self):
         self.write = lambda prompt: f"you said {prompt}"
+        self.tops = None
+        """Of a prompt the likeliest first tokens and their log-probabilities, for a service that gives any."""
         self.faults: list[tuple] = []
         self.asked: list[dict] = []
         self.keys: list[str | None] = []
@@ -209,6 +211,9 @@ class ChatService:
             "choices": [{"message": {"content": said}, "finish_reason": "stop"}],
             "usage": {"prompt_tokens": 10, "completion_tokens": 3},
         }
+        if self.tops is not None and body.get("logprobs"):
+            tops = [{"token": token, "logprob": logp} for token, logp in self.tops(body["messages"][-1]["content"])]
+            good["choices"][0]["logprobs"] = {"content": [{"token": tops[0]["token"], "logprob": 0.0, "top_logprobs": tops}]}
         status, headers, raw = 200, {}, json.dumps(good).encode()
         if fault[0] == "status":
             status, headers, raw = fault[1], fault[2], json.dumps({"error": {"message": "not now"}}).encode()

@@ -158,3 +158,22 @@ def test_wrong_demonstrations_say_another_prompts_answer_and_leave_gold_and_test
         num_wrong += careless["messages"][1]["content"] != careful["answer"]
     assert 0.22 < num_wrong / num_rows < 0.36
     assert (tmp_path / "wrong" / "test.jsonl.gz").read_bytes() == (tmp_path / "right" / "test.jsonl.gz").read_bytes()
+
+
+def test_manners_are_flawed_answers_critiques_and_comparisons_in_the_constitutions_words(tmp_path: Path) -> None:
+    config = SKILLS_ONLY.model_copy(update={"kinds": ["skills", "manners"], "num_manners_examples": 90})
+    metrics = synthesize(config, out=tmp_path, runtime=Runtime(quiet=True))
+    train = rows(tmp_path / "train.jsonl.gz")
+    assert metrics["train_rows"] == len(train) and metrics["manners/critiques"] == metrics["manners/comparisons"] == 30
+    assert [find_problem(row["messages"]) for row in train] == [None] * len(train)
+    critiques = [row for row in train if row["skill"] == "critique"]
+    for row in critiques:
+        assert [message.get("loss", True) for message in row["messages"] if message["role"] == "assistant"] == [False, True, True]
+        assert row["messages"][2]["content"].startswith("Is it") and "answer" not in row
+    comparisons = [row["messages"] for row in train if row["skill"] == "comparison"]
+    assert {messages[-1]["content"] for messages in comparisons} == {"A", "B"}
+    assert all(re.match(r"Which is [a-z ]+\?\n.*\nA: .*\nB: ", messages[0]["content"]) for messages in comparisons)
+    held_out = prompts(tmp_path / "test.jsonl.gz")
+    assert not held_out & {row["messages"][0]["content"] for row in critiques}
+    with pytest.raises(ValidationError, match='unknown flaw "calmm"'):
+        SynthesizeConfig(kinds=["manners"], flaws=["calmm"])

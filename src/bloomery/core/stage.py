@@ -29,11 +29,13 @@ Kind = Literal[
     "conversations",
     "pairs",
     "functions",
+    "principles",
     "scores",
     "scorer",
     "lists",
 ]
-"""A reward model is a Hugging Face folder of sequence classification with one label; functions are files of Python."""
+"""A reward model is a Hugging Face folder of sequence classification with one label; functions are files of Python;
+principles a constitution in TOML (align/constitution.py)."""
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,9 @@ class Spent:
     cost: float = 0.0
 
 
+TOP_TOKENS = 20
+"""The most that OpenAI's API gives of a place."""
+
 PROMPT_CODES = frozenset(
     ("context_length_exceeded", "string_above_max_length", "content_filter", "content_policy_violation", "refused_prompt", "body_too_large")
 )
@@ -105,6 +108,19 @@ class RemoteEngine:
             choice = reply["choices"][0]
             counts = reply["usage"]
             yield Answered(index, Answer(choice["text"], choice["ending"], counts["prompt_tokens"], counts["completion_tokens"]))
+
+    def first_tokens(self, conversations: Sequence[Sequence[Message]]) -> Iterator[tuple[int, list[tuple[str, float]] | None]]:
+        """Of each conversation's answer the likeliest first tokens with their log-probabilities, as (number, tokens), in the order in
+        which they come; None where the service gives no log-probabilities, [] for a prompt that it refuses. Raises as `answer` does.
+        """
+        asked = {"temperature": 0.0, self.endpoint.max_tokens_name: 1, "logprobs": True, "top_logprobs": TOP_TOKENS}
+        bodies = [
+            {"model": self.model, "messages": [{"role": m["role"], "content": m["content"]} for m in messages], **asked}
+            for messages in conversations
+        ]
+        for index, reply in self._ask_all("/chat/completions", bodies, _check_first_token):
+            tops = reply["choices"][0].get("tops", [])
+            yield index, None if tops is None else [(text, logp) for text, logp in tops]
 
     def generate(self, prompts: Sequence[Sequence[int]], params: SamplingParams, *, seeds: Sequence[int]) -> list[Sample]:
         """See RolloutEngine. Log-probabilities are those the endpoint gives: ours after temperature, vLLM's as it was started
@@ -256,6 +272,17 @@ def _check_text(reply: Json) -> Json:
         raise ExchangeError(f"not a chat completion ({error!r}): {str(reply)[:200]}") from error
     ending: Ending = "length" if reason == "length" else "filtered" if reason == "content_filter" else "end"
     return {"choices": [{"text": text, "ending": ending}], "usage": _usage(reply)}
+
+
+def _check_first_token(reply: Json) -> Json:
+    """The likeliest tokens in the first place of a chat completion, or None where it has none. Raises ExchangeError for anything else."""
+    text = _check_text(reply)
+    try:
+        places = (reply["choices"][0].get("logprobs") or {}).get("content")
+        tops = [[top["token"], float(top["logprob"])] for top in places[0]["top_logprobs"]] if places else None
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+        raise ExchangeError(f"not a chat completion with log-probabilities ({error!r}): {str(reply)[:200]}") from error
+    return {"choices": [{**text["choices"][0], "tops": tops or None}], "usage": text["usage"]}
 
 
 def _check_tokens(reply: Json) -> Json:

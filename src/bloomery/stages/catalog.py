@@ -33,6 +33,8 @@ STAGES = {
     "sft": "bloomery.stages.sft",
     "collect_pairs": "bloomery.stages.collect_pairs",
     "best_of_n": "bloomery.stages.best_of_n",
+    "constitution": "bloomery.stages.constitution",
+    "judge_pairs": "bloomery.stages.judge_pairs",
     "reward_model": "bloomery.stages.reward_model",
     "preference": "bloomery.stages.preference",
     "score_documents": "bloomery.stages.score_documents",

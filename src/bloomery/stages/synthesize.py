@@ -1,7 +1,8 @@
 """Stage synthesize: instruction data made by program, each row with the gold answer that a program will check.
 
-Two kinds with honest names: `skills`, small verifiable problems (curate/skills.py) that need no input, and
-`documentation`, questions whose answers stand in the given documents (curate/docs_questions.py). Writes
+Three kinds with honest names: `skills`, small verifiable problems (curate/skills.py) that need no input;
+`documentation`, questions whose answers stand in the given documents (curate/docs_questions.py); and `manners`, flawed answers to
+skills, criticised, revised and compared by principles (curate/manners.py), for studies of Constitutional AI. Writes
 `train.jsonl.gz` (conversations) and `test.jsonl.gz` (prompts to hold out: no prompt stands in both).
 """
 
@@ -15,6 +16,7 @@ from typing import Any, Literal, NamedTuple  # Any: a row of JSON
 
 from pydantic import Field, NonNegativeInt, field_validator
 
+from bloomery.align.constitution import Constitution, load_constitution
 from bloomery.core.config import Config, suggest
 from bloomery.core.documents import list_document_files, read_documents
 from bloomery.core.errors import ConfigError
@@ -22,6 +24,7 @@ from bloomery.core.files import read_jsonl, write_jsonl
 from bloomery.core.stage import Runtime, Slot, Stage
 from bloomery.curate import docs_questions
 from bloomery.curate.docs_questions import Question, find_questions, unambiguous
+from bloomery.curate.manners import FLAWS, Case, Part, draw_cases
 from bloomery.curate.skills import SKILLS, SkillRow, draw_skill_rows, is_held_out
 
 log = logging.getLogger(__name__)
@@ -30,7 +33,7 @@ log = logging.getLogger(__name__)
 class SynthesizeConfig(Config):
     """What to make, and how much of it."""
 
-    kinds: list[Literal["skills", "documentation"]] = Field(default=["skills"], min_length=1)
+    kinds: list[Literal["skills", "documentation", "manners"]] = Field(default=["skills"], min_length=1)
     skills: list[str] = Field(default=list(SKILLS), min_length=1)
     num_skill_examples: NonNegativeInt = 40_000
     """Training conversations over all skills, shared out evenly; a skill with fewer different prompts gives fewer."""
@@ -42,6 +45,14 @@ class SynthesizeConfig(Config):
     wrong_fraction: float = Field(default=0.0, ge=0.0, lt=1.0)
     """Share of the skills' training answers that are wrong, as careless demonstrations are: the right answer to another prompt
     of the skill. Golds and tests stay as they are."""
+    num_manners_examples: NonNegativeInt = 12_000
+    """Of the kind "manners", over all its parts."""
+    manners_parts: list[Part] = Field(default=["answers", "critiques", "comparisons"], min_length=1)
+    """Plain answers (the habit), answers criticised and revised under a principle, two answers compared under one."""
+    flaws: list[str] = Field(default=list(FLAWS), min_length=1)
+    """Which principles of the constitution "manners" are broken, and asked about."""
+    flawed_fraction: float = Field(default=0.6, ge=0.0, le=1.0)
+    """Share of the plain answers that have one of those flaws, or two."""
     max_documentation_examples: NonNegativeInt = 4_000
     max_documentation_tests: NonNegativeInt = 100
     seed: NonNegativeInt = 0
@@ -52,6 +63,14 @@ class SynthesizeConfig(Config):
         for name in names:
             if name not in SKILLS:
                 raise ValueError(f'unknown skill "{name}"; {suggest(name, SKILLS)}')
+        return names
+
+    @field_validator("flaws")
+    @classmethod
+    def _are_flaws(cls, names: list[str]) -> list[str]:
+        for name in names:
+            if name not in FLAWS:
+                raise ValueError(f'unknown flaw "{name}"; {suggest(name, FLAWS)}')
         return names
 
 
@@ -82,9 +101,12 @@ def synthesize(config: SynthesizeConfig, *, documents: Sequence[Path] = (), out:
     elif documents:
         log.warning('documents are given, but kinds has no "documentation": they are not read')
     write_jsonl(out / "test.jsonl.gz", (prompt_row(row) for row in _shuffled(test, config.seed)))
-    write_jsonl(out / "train.jsonl.gz", _demonstrations(config, _shuffled(train, config.seed)))
+    manners = make_manners(config) if "manners" in config.kinds else []
+    if manners and not test:
+        test = make_skill_rows(config).test
+    write_jsonl(out / "train.jsonl.gz", [*_demonstrations(config, _shuffled(train, config.seed)), *manners])
     counts = {f"{split}/{name}": count for split, rows in (("train", train), ("test", test)) for name, count in _by_skill(rows)}
-    return {"train_rows": len(train), "test_rows": len(test), **counts}
+    return {"train_rows": len(train) + len(manners), "test_rows": len(test), **counts, **_count_parts(manners)}
 
 
 def make_skill_rows(config: SynthesizeConfig) -> Split:
@@ -97,6 +119,41 @@ def make_skill_rows(config: SynthesizeConfig) -> Split:
         train += draw_skill_rows(SKILLS[name], count=train_count, held_out=False, seed=config.seed)
         test += draw_skill_rows(SKILLS[name], count=test_count, held_out=True, seed=config.seed)
     return Split(train, test)
+
+
+def make_manners(config: SynthesizeConfig) -> list[dict[str, Any]]:
+    """Conversations in which answers have flaws, are criticised, revised and compared; no prompt of the tests is among them."""
+    per_skill = _shares(config.num_manners_examples, len(config.skills))
+    drawn = [
+        draw_skill_rows(SKILLS[name], count=n, held_out=False, seed=config.seed) for name, n in zip(config.skills, per_skill, strict=True)
+    ]
+    rows = _shuffled((row for of_skill in drawn for row in of_skill), config.seed)
+    if not rows:
+        return []
+    cases = draw_cases(
+        rows,
+        count=config.num_manners_examples,
+        parts=config.manners_parts,
+        flaws=config.flaws,
+        flawed_fraction=config.flawed_fraction,
+        seed=config.seed,
+    )
+    law = load_constitution("manners")
+    return [manners_row(case, law) for case in cases]
+
+
+def manners_row(case: Case, law: Constitution) -> dict[str, Any]:
+    """The conversation of a case in the constitution's words. Loss is on what is to be learnt: not on the answer that is criticised."""
+    principle = next((one for one in law.principles if one.name == case.principle), None)
+    if principle is None:
+        return conversation_row(case.row, case.said)
+    prompt = prompt_row(case.row)["messages"]
+    if case.part == "comparisons":
+        asked = law.comparison(principle, prompt, case.said, case.other)
+        return {"messages": [*asked, {"role": "assistant", "content": case.better}], "skill": "comparison"}
+    messages = [*prompt, {"role": "assistant", "content": case.said, "loss": False}, law.critique_turn(principle)]
+    messages += [{"role": "assistant", "content": case.critique}, law.revision_turn(principle)]
+    return {"messages": [*messages, {"role": "assistant", "content": case.revision}], "skill": "critique"}
 
 
 def make_documentation_rows(config: SynthesizeConfig, documents: Sequence[Path], *, out: Path, runtime: Runtime) -> Split:
@@ -173,6 +230,11 @@ def _shuffled(rows: Iterable[SkillRow], seed: int) -> list[SkillRow]:
 
 def _order_key(seed: int, row: SkillRow) -> bytes:
     return hashlib.blake2b(f"{seed}\x00{row.skill}\x00{row.prompt}".encode(), digest_size=16).digest()
+
+
+def _count_parts(rows: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    names = {"critique": "critiques", "comparison": "comparisons"}
+    return {f"manners/{name}": count for name, count in sorted(Counter(names.get(row["skill"], "answers") for row in rows).items())}
 
 
 def _by_skill(rows: Iterable[SkillRow]) -> list[tuple[str, int]]:

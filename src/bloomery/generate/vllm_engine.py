@@ -12,6 +12,8 @@ from bloomery.core.errors import ConfigError, DataError
 from bloomery.generate.engine import Sample
 from bloomery.generate.finish import Finish
 from bloomery.generate.sampling import SamplingParams
+from bloomery.model.lora import merged_weights
+from bloomery.model.transformer import Transformer
 
 try:
     import vllm
@@ -20,7 +22,7 @@ except ImportError as error:
 
 
 class VLLMEngine:
-    """A RolloutEngine. Weights are those of the folder when it was made: a policy in training makes another for its next weights.
+    """A RolloutEngine. Weights are those of the folder when it was made, until `update_weights`.
 
     Log-probabilities are after temperature, penalty, top-k, top-p and min-p (vLLM's `processed_logprobs`): with the last four off
     they are those of `Engine`; with any of them on they are not, so rollouts to train on leave them off.
@@ -43,6 +45,15 @@ class VLLMEngine:
     def context_tokens(self) -> int:
         """The most tokens that a prompt and its answer can have together."""
         return int(self._model.llm_engine.model_config.max_model_len)
+
+    def update_weights(self, model: Transformer) -> None:
+        """Speaks with the weights that a model of the same shape has now, adapters added to theirs, and forgets what it has read before.
+
+        For an engine in this process, as TRL's colocated mode does it.
+        """
+        worker = self._model.llm_engine.model_executor.driver_worker
+        worker.model_runner.model.load_weights(list(merged_weights(model).items()))
+        self._model.reset_prefix_cache()
 
     def generate(self, prompts: Sequence[Sequence[int]], params: SamplingParams, *, seeds: Sequence[int]) -> list[Sample]:
         """An answer for each prompt, in their order; seeds[i] decides what is drawn for prompts[i], though not as `Engine` draws.

@@ -8,6 +8,8 @@ one that came from elsewhere is read by `load_adapter`. No dropout: a step would
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any  # Any: the values of a JSON document
 
@@ -40,12 +42,15 @@ class LoraLinear(nn.Module):
     def __init__(self, linear: Linear, *, rank: int, scale: float) -> None:
         super().__init__()
         self.weight, self.bias, self.scale = linear.weight, linear.bias, scale
+        self.is_on = True
         output_dim, input_dim = linear.weight.shape
         self.lora_A, self.lora_B = Linear(input_dim, rank), Linear(rank, output_dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """What the Linear gives, and what the adapter adds."""
         out = F.linear(x, self.weight.to(x.dtype), None if self.bias is None else self.bias.to(x.dtype))
+        if not self.is_on:
+            return out
         adapted: Tensor = self.lora_B(self.lora_A(x))
         return out + self.scale * adapted
 
@@ -71,6 +76,19 @@ def add_adapters(model: Transformer, config: LoraConfig, *, seed: int) -> None:
             adapted.lora_B.weight.zero_()
             setattr(model.get_submodule(parent), target, adapted)
     model.lora = config
+
+
+@contextmanager
+def adapters_off(model: nn.Module) -> Iterator[None]:
+    """Within it a model computes as it did before its adapters were added: the reference of a policy that trains only them."""
+    adapted = [module for module in model.modules() if isinstance(module, LoraLinear)]
+    for module in adapted:
+        module.is_on = False
+    try:
+        yield
+    finally:
+        for module in adapted:
+            module.is_on = True
 
 
 def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:

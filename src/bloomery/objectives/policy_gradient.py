@@ -70,7 +70,8 @@ def clipped_policy_loss(
     Two bounds are DAPO's clip-higher (arXiv:2503.14476, eq. 10). With `dual_clip` c > 1 the loss of a token with A < 0 is
     at most -c * A, however large its ratio (arXiv:1912.09729, eq. 5); 0 = no such bound.
 
-    Metrics, in the weights of the loss: `ratio`, `approx_kl` (k3 of old from new), `clip_fraction`, `advantage`.
+    Metrics, summed over tokens whatever the aggregate: `ratio`, `approx_kl` (k3 of old from new), `clip_fraction`, and
+    `tokens`, how many these are.
     """
     mask = mask_NT > 0
     weight_NT, total = aggregate_weights(mask_NT, aggregate, constant_tokens=constant_tokens)
@@ -85,7 +86,7 @@ def clipped_policy_loss(
         loss_NT = torch.where(advantage_NT < 0, torch.minimum(loss_NT, -dual_clip * advantage_NT), loss_NT)
     with torch.no_grad():
         values = {"ratio": ratio_NT, "approx_kl": torch.expm1(log_ratio_NT) - log_ratio_NT, "clip_fraction": clipped_NT.float()}
-        metrics = {name: (value * weight_NT).sum() for name, value in {**values, "advantage": advantage_NT}.items()}
+        metrics = {name: (value * mask).sum() for name, value in {**values, "tokens": torch.ones_like(ratio_NT)}.items()}
     return LossTerms((loss_NT * weight_NT).sum(), total, metrics)
 
 

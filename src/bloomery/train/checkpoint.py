@@ -59,6 +59,8 @@ class Snapshots:
         self.keep_last, self.keep_every_steps = keep_last, keep_every_steps
         self.rule = SpikeRule()
         """Which snapshots a spike may lead back to: these are kept longer."""
+        self.kept_step = -1
+        """A step whose snapshot is kept, too: the best one so far, of a run that may go back to it."""
         self._group = dist.new_group()  # the thread's messages must not meet those of the training
         self._writer: threading.Thread | None = None
         self._problem: BaseException | None = None
@@ -145,7 +147,7 @@ class Snapshots:
 
     def _remove_old(self, step: int) -> None:
         for old in self._newest_first()[self.keep_last :]:
-            is_kept = bool(self.keep_every_steps) and _step(old) % self.keep_every_steps == 0
+            is_kept = _step(old) == self.kept_step or (bool(self.keep_every_steps) and _step(old) % self.keep_every_steps == 0)
             if not (is_kept or (is_anchor(_step(old), self.rule) and _step(old) >= oldest_anchor(step, self.rule))):
                 shutil.rmtree(old, ignore_errors=True)
 

@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic  # Any: the values of a JSON document
+from typing import Any, Generic, NamedTuple  # Any: the values of a JSON document
 
 import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 
 MAX_LOGGED_STEPS = 2000
 """A longer run logs every so many steps, so that metrics.jsonl stays a file one can open."""
+COUNTED = ("token", "answer")
+"""What metrics can be counted by, other than by the weight of the loss."""
 RETURN_MEMORY_EVERY = 10
 """Steps after which memory that is free but in pieces goes back to the system; taking it again costs under 1 % of the time."""
 
@@ -81,6 +83,13 @@ class TrainingConfig(Config):
     seed: int = 0
 
 
+class Verdict(NamedTuple):
+    """What the validations of a run so far say: the step of the best one, and why the run should end there ("": it should not)."""
+
+    best_step: int
+    reason: str = ""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Run(Generic[B]):
     """What `fit` is to do. All functions are pure: the same step gives the same batches, the same weights the same numbers."""
@@ -106,6 +115,12 @@ class Run(Generic[B]):
     """Evenly spaced, the last one at the end; one more before the first step."""
     sample: Callable[[Transformer], Sequence[Mapping[str, Any]]] | None = None
     """Texts that the model writes, one mapping for each; called at each validation where each process has a whole model."""
+    note_step: Callable[[StepReport], Mapping[str, float]] | None = None
+    """Called after each step on every process; gives numbers for its row in the log."""
+    pass_over: Callable[[int], int] | None = None
+    """How many steps, from this step of the data on, are to count as done without being made."""
+    guard: Callable[[Sequence[Mapping[str, float]]], Verdict] | None = None
+    """Asked after each validation about all rows so far: the best one's snapshot is kept; a reason leads back to it and ends the run."""
 
 
 def make_state(model: Transformer, config: TrainingConfig, parallel: Parallel | None = None) -> TrainState:
@@ -131,14 +146,21 @@ def fit(state: TrainState, run: Run[B], config: TrainingConfig, *, snapshots: Sn
     keep_freed_memory()
     snapshots.rule = SpikeRule(config.spike_sigmas, config.rollback_spikes, config.rollback_steps)
     snapshots.restore(state)
+    if run.guard is not None and state.curve:
+        snapshots.kept_step = run.guard(state.curve).best_step
     dist.barrier()  # rank 0 must not begin to replace snapshots while others still read
     points = validation_steps(run.num_steps, run.num_validations) if run.validate is not None else set()
     log_every = -(-run.num_steps // MAX_LOGGED_STEPS)
     with contextlib.closing(snapshots), runtime.progress(run.num_steps, "steps") as bar:
         bar.advance(state.step)
-        while True:
-            if state.step in points and all(row["step"] != state.step for row in state.curve):
+        while not state.early_stop:
+            bar.advance(_pass_over(state, run))
+            # Between two validations steps can be passed over, and a point with them.
+            last = state.curve[-1]["step"] if state.curve else -1
+            if any(last < point <= state.step for point in points):
                 _validate(state, run, runtime)
+                if _end_early(state, run, snapshots, runtime):
+                    break
             if state.step >= run.num_steps:
                 break
             _stop_if_asked(state, run, snapshots, runtime)
@@ -209,22 +231,64 @@ def _step(state: TrainState, run: Run[B], config: TrainingConfig) -> tuple[StepR
         numbers["loss_scale"] = state.loss_scale
     # JSON has no NaN: the row of a step that was skipped leaves out what was not a number.
     row = {f"train/{name}": value for name, value in numbers.items() if math.isfinite(value)}
+    row |= run.note_step(report) if run.note_step is not None else {}
     return report, {**row, **(run.count_data(state.data_step) if run.count_data is not None else {})}
 
 
 def group_means(metrics: Mapping[str, float]) -> dict[str, float]:
     """Metrics as they are logged: KIND/GROUP over the group's own `weight/GROUP`, left out where a batch has none of it.
 
+    `token/NAME` and `answer/NAME` are over `weight/token` and `weight/answer`, whatever the loss is divided by, and logged as NAME.
+
     >>> group_means({"nll": 2.0, "loss/web": 1.5, "weight/web": 0.5, "loss/code": 0.0, "weight/code": 0.0})
     {'nll': 2.0, 'loss/web': 3.0, 'weight/web': 0.5, 'weight/code': 0.0}
+    >>> group_means({"token/entropy": 6.0, "weight/token": 4.0})
+    {'entropy': 1.5}
     """
     found = {}
     for name, value in metrics.items():
         kind, _, group = name.partition("/")
-        weight = 1.0 if kind == "weight" else metrics.get(f"weight/{group}", 1.0)
+        if kind in COUNTED:
+            name, weight = group, metrics[f"weight/{kind}"]
+        elif kind == "weight" and group in COUNTED:
+            continue
+        else:
+            weight = 1.0 if kind == "weight" else metrics.get(f"weight/{group}", 1.0)
         if weight > 0:
             found[name] = value / weight
     return found
+
+
+def _pass_over(state: TrainState, run: Run[B]) -> int:
+    """Counts the steps that the run wants passed over as done; how many they are."""
+    count = min(run.pass_over(state.data_step), run.num_steps - state.step) if run.pass_over is not None else 0
+    state.step, state.data_step = state.step + count, state.data_step + count
+    return count
+
+
+def _end_early(state: TrainState, run: Run[B], snapshots: Snapshots, runtime: Runtime) -> bool:
+    """Keeps the best snapshot so far, or goes back to it if the run says that it should end there; then True."""
+    if run.guard is None:
+        return False
+    verdict = run.guard(state.curve)
+    snapshots.kept_step = verdict.best_step
+    if verdict.best_step == state.step:
+        snapshots.save(state)
+    if not verdict.reason:
+        return False
+    from_step, curve, samples, history = state.step, state.curve, state.samples, state.history
+    if not snapshots.restore(state, step=verdict.best_step):
+        log.warning("step %d: %s; but the snapshot of step %d cannot be read: going on", from_step, verdict.reason, verdict.best_step)
+        return False
+    state.curve, state.samples, state.history = curve, samples, history
+    state.early_stop = {"from_step": from_step, "to_step": state.step, "reason": verdict.reason}
+    dist.barrier()  # nobody may still be reading what rank 0 removes
+    snapshots.forget_after(state.step)
+    if dist.rank() == 0:
+        log.warning("step %d: %s; back to step %d, and the end", from_step, verdict.reason, state.step)
+        entry = {f"early_stop/{name}": value for name, value in state.early_stop.items()}
+        runtime.metrics.write({"step": from_step, "tokens": state.tokens, **entry})
+    return True
 
 
 def _use_of_machine(model: Transformer, batches: Sequence[B], report: StepReport, seconds: float) -> dict[str, float]:

@@ -47,3 +47,9 @@ class TrainState:
     """One row of numbers for each validation, with its `step` and `tokens`."""
     samples: list[dict[str, Any]] = field(default_factory=list)
     """What the model wrote at each validation, with its `step`."""
+    carried: dict[str, float] = field(default_factory=dict)
+    """Numbers that an algorithm takes along from step to step: a weight that adapts, a moving baseline."""
+    history: list[dict[str, float]] = field(default_factory=list)
+    """One row of numbers for each step that had something to tell beside its loss (see `Run.note_step`)."""
+    early_stop: dict[str, Any] = field(default_factory=dict)
+    """Why and from where the run went back to its best snapshot and ended; empty if it did not."""

@@ -86,6 +86,8 @@ def train_step(
         torch._foreach_mul_(gradients, clip / (weight * scale))
         for optimizer in state.optimizers:
             optimizer.step()
+        # A fused optimizer does not count its writes, and an Engine tells by the count whether it must read the weights again.
+        torch.autograd.graph.increment_version(parameters)
     if reason and not overflowed:
         note_spike(state, reason, mean, norm)
     if scaled:

@@ -41,6 +41,7 @@ ONLY_IN = {
     "starlette": ["chat/server.py", "web/"],
     "uvicorn": ["chat/server.py", "web/"],
     "vllm": ["generate/vllm_engine.py"],
+    "reasoning_gym": ["align/reasoning_child.py", "curate/reasoning_gym_tasks.py"],
     "torch": ["core/dist.py", "tokens/loader.py", "stages/", *(f"{room}/" for room in TORCH_ROOMS)],
     "typer": ["cli/"],
 }

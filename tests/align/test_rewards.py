@@ -15,7 +15,7 @@ from bloomery.align.rewards import (
     verifier_reward,
 )
 from bloomery.core.config import check_config
-from bloomery.core.errors import ConfigError
+from bloomery.core.errors import ConfigError, DataError
 
 NUMBER = {"answer": "12", "format": r"-?\d+"}
 LIST = {"answer": "file list", "format": r"[a-z]+( [a-z]+)*"}
@@ -102,3 +102,50 @@ def test_sources_that_cannot_be_told_apart_or_count_nothing_are_refused() -> Non
     with pytest.raises(ConfigError, match='"verifier" gave 1 numbers for 2 answers'):
         RewardSum([RewardSpec(source="verifier")], [given([1.0])])([{}] * 2, [Answer("", True)] * 2)
     assert make_rewards([RewardSpec(source="verifier")])([NUMBER], [Answer("12", True)]).total == [RIGHT]
+
+
+def of(answers: Sequence[Answer], source: str, **settings: Any) -> list[float | None]:
+    rewards = make_rewards([RewardSpec.model_validate({"source": source, **settings})])
+    return rewards([{}] * len(answers), answers).total
+
+
+def test_an_answer_pays_for_its_length_only_near_the_limit() -> None:
+    answers = [Answer("a", True, count) for count in (10, 80, 85, 100, 200)]
+    assert of(answers, "length", max_length=100, buffer_length=20) == [0.0, 0.0, -0.25, -1.0, -1.0]
+    assert of([Answer("one two three", True)], "length", unit="words", max_length=2) == [-1.0]
+    assert of([Answer("one two three", True)], "length", unit="characters", max_length=26, buffer_length=26) == [-0.5]
+    with pytest.raises(DataError, match="'one' came without its number of tokens"):
+        of([Answer("one", True)], "length", max_length=10)
+
+
+def test_an_answer_pays_for_saying_the_same_again_and_earns_for_ending() -> None:
+    texts = ["a b c a b c", "a b c d", "a a a a a", "", "a"]
+    assert of([Answer(text, True) for text in texts], "repetition") == [-0.25, 0.0, pytest.approx(-2 / 3), 0.0, 0.0]
+    assert of([Answer("a", True), Answer("a", False)], "stopped", weight=0.5) == [0.5, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"source": "exact", "tolerance": 0.1}, 'source = "exact" does not read tolerance; its settings are: column, where, compare'),
+        ({"source": "stopped", "max_length": 3}, "its settings are: none of its own"),
+        ({"source": "exact", "where": "last"}, 'for source = "exact" it is "final" or "whole"'),
+        ({"source": "length", "max_length": 5, "buffer_length": 9}, "max_length = 5 with buffer_length = 9"),
+        ({"source": "format", "pattern": "("}, "is not a regular expression"),
+        ({"source": "judged"}, "source"),
+    ],
+)
+def test_settings_that_a_source_does_not_have_are_refused(values: dict[str, Any], message: str) -> None:
+    assert message in check_config(RewardSpec, values)[1][0]
+
+
+def test_a_reward_model_that_is_not_among_the_inputs_is_refused() -> None:
+    with pytest.raises(ConfigError, match='"model" is number 1 of the input `reward_models`, from 0; there are 0'):
+        make_rewards([RewardSpec(source="model", model=1)])
+
+
+def test_a_specification_names_the_columns_it_needs_and_itself() -> None:
+    assert RewardSpec(source="number").needed_columns == ("answer",)
+    assert RewardSpec(source="number", column="gold").needed_columns == ("gold",)
+    assert RewardSpec(source="format", pattern="a").needed_columns == () == RewardSpec(source="model").needed_columns
+    assert RewardSpec(source="function", function="f").part == "f" and RewardSpec(source="function", name="n", function="f").part == "n"

@@ -33,10 +33,6 @@ from bloomery.tokens.tokenizer import Tokenizer, load_tokenizer
 CHUNK_PROMPTS = 100
 
 
-NEEDED_COLUMNS = {"verifier": ("answer", "format"), "exact": ("answer",), "number": ("answer",), "tests": ("tests",)}
-"""What a source of rewards reads from a prompt's row; prompts without it are passed over."""
-
-
 class CandidatesConfig(Config):
     """How many prompts are asked, how often, and what the answers are worth."""
 
@@ -109,7 +105,7 @@ def choose_prompts(config: CandidatesConfig, prompts: Sequence[Path]) -> list[Ro
     Of an artifact's folder only train.jsonl.gz is read: what is in its test.jsonl.gz must stay unseen.
     """
     files = [path / "train.jsonl.gz" if (path / "train.jsonl.gz").is_file() else path for path in prompts]
-    columns = dict.fromkeys(column for spec in (*config.rewards, *config.gold) for column in NEEDED_COLUMNS.get(spec.source, ()))
+    columns = dict.fromkeys(column for spec in (*config.rewards, *config.gold) for column in spec.needed_columns)
     usable = {_key(row, config.seed): row for row in read_conversations(files) if all(column in row for column in columns)}
     wanted = [key for key in sorted(usable) if usable[key].get("skill") not in config.exclude_skills]
     if not wanted:

@@ -22,7 +22,6 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from bloomery.align.candidates import NEEDED_COLUMNS
 from bloomery.align.episodes import EPISODE_FIELDS, Episode, Episodes, make_episodes
 from bloomery.align.reward_source import Answer, prompt_messages
 from bloomery.align.rewards import RewardSpec, RewardSum
@@ -161,7 +160,7 @@ def read_prompts(paths: Sequence[Path], render: Renderer, config: RolloutConfig,
     Of an artifact's folder only train.jsonl.gz is read. Raises DataError if there is none to train on.
     """
     files = [path / "train.jsonl.gz" if (path / "train.jsonl.gz").is_file() else path for path in paths]
-    columns = dict.fromkeys(column for spec in (*config.rewards, *config.gold) for column in NEEDED_COLUMNS.get(spec.source, ()))
+    columns = dict.fromkeys(column for spec in (*config.rewards, *config.gold) for column in spec.needed_columns)
     found, num_unfit = Prompts([], [], 0), 0
     for row in read_conversations(files):
         if any(column not in row for column in columns) or row.get("skill") in config.exclude_skills:

@@ -31,8 +31,13 @@ def verify(row: Mapping[str, Any], text: str) -> Verdict:
     answer = row.get("answer")
     if not isinstance(answer, str):
         raise DataError(f"a row to verify needs an `answer` that is a string, found {answer!r:.80} in {dict(row)!r:.200}")
-    well_formed = _format(row["format"]).fullmatch(text) is not None if row.get("format") else bool(text.strip())
+    well_formed = has_format(text, row["format"]) if row.get("format") else bool(text.strip())
     return Verdict(well_formed, well_formed and text == answer)
+
+
+def has_format(text: str, pattern: str) -> bool:
+    """Whether a regular expression matches the whole text. Raises DataError for what is no regular expression."""
+    return _format(pattern).fullmatch(text) is not None
 
 
 @functools.lru_cache(maxsize=1024)

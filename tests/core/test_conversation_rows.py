@@ -8,8 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from bloomery.core.calculator import CALCULATOR
 from bloomery.core.conversation import find_problem, read_conversations
-from bloomery.core.conversation_rows import CALCULATOR, to_conversations
+from bloomery.core.conversation_rows import to_conversations
 from bloomery.core.errors import DataError
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "sft"

@@ -177,3 +177,25 @@ def test_manners_are_flawed_answers_critiques_and_comparisons_in_the_constitutio
     assert not held_out & {row["messages"][0]["content"] for row in critiques}
     with pytest.raises(ValidationError, match='unknown flaw "calmm"'):
         SynthesizeConfig(kinds=["manners"], flaws=["calmm"])
+
+
+def test_choices_are_made_of_skills_and_of_documents_and_tests_of_held_out_instances(tmp_path: Path) -> None:
+    config = SynthesizeConfig(kinds=["multiple_choice"], skills=["addition", "copy"], num_choice_examples=60, num_choice_tests=10)
+    pages = write_pages(tmp_path / "pages")
+    metrics = run(config, tmp_path / "out", documents=[pages])
+    assert metrics == {"train_rows": 60, "test_rows": 10, "train/multiple_choice": 60, "test/multiple_choice": 10}
+    train = prompts(tmp_path / "out" / "train.jsonl.gz")
+    assert any("`module" in prompt for prompt in train) and any("+" in prompt for prompt in train)
+    for row in rows(tmp_path / "out" / "train.jsonl.gz"):
+        assert row["messages"][1]["content"] == row["answer"] and row["answer"] in "ABCD"
+    first_lines = [{prompt.splitlines()[0] for prompt in prompts(tmp_path / "out" / f"{split}.jsonl.gz")} for split in ("train", "test")]
+    assert not first_lines[0] & first_lines[1]
+
+
+def test_calculator_conversations_have_the_tool_and_their_prompts_await_its_call(tmp_path: Path) -> None:
+    config = SynthesizeConfig(kinds=["calculator"], num_calculator_examples=30, num_calculator_tests=5)
+    assert run(config, tmp_path) == {"train_rows": 30, "test_rows": 5, "train/calculator": 30, "test/calculator": 5}
+    for row in rows(tmp_path / "train.jsonl.gz"):
+        assert [message["role"] for message in row["messages"]] == ["user", "assistant", "tool", "assistant"]
+        assert row["tools"][0]["function"]["name"] == "calculator"
+    assert all(len(row["messages"]) == 1 and row["tools"] for row in rows(tmp_path / "test.jsonl.gz"))

@@ -16,19 +16,11 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal  # Any: rows of JSON
 
+from bloomery.core.calculator import CALCULATOR, calculator_call
 from bloomery.core.errors import DataError
 
 Calculator = Literal["turns", "remove"]
 """What becomes of `<<48/2=24>>` in an answer: a call and its result, or nothing."""
-
-CALCULATOR = {
-    "type": "function",
-    "function": {
-        "name": "calculator",
-        "description": "Works out an arithmetic expression.",
-        "parameters": {"type": "object", "properties": {"expression": {"type": "string"}}, "required": ["expression"]},
-    },
-}
 
 _SPEAKERS = {
     **dict.fromkeys(("human", "user"), "user"),
@@ -189,8 +181,8 @@ def _call_calculator(answer: str) -> list[dict[str, Any]]:
     messages: list[dict[str, Any]] = []
     at = 0
     for found in _ANNOTATION.finditer(answer):
-        call = {"type": "function", "function": {"name": "calculator", "arguments": {"expression": found[1].strip()}}}
-        messages.append({"role": "assistant", "content": answer[at : found.start()], "tool_calls": [call]})
+        called = [calculator_call(found[1].strip())]
+        messages.append({"role": "assistant", "content": answer[at : found.start()], "tool_calls": called})
         messages.append({"role": "tool", "content": found[2].strip()})
         at = found.end()
     return [*messages, {"role": "assistant", "content": answer[at:]}]

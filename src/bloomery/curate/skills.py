@@ -55,6 +55,8 @@ class SkillRow(NamedTuple):
     prompt: str
     answer: str
     format: str
+    expression: str = ""
+    """What a calculator is asked on the way to the answer; "" where none is."""
 
 
 def is_held_out(skill: str, key: str) -> bool:

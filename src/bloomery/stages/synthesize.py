@@ -1,13 +1,15 @@
 """Stage synthesize: instruction data made by program, each row with the gold answer that a program will check.
 
-Three kinds with honest names: `skills`, small verifiable problems (curate/skills.py) that need no input;
-`documentation`, questions whose answers stand in the given documents (curate/docs_questions.py); and `manners`, flawed answers to
-skills, criticised, revised and compared by principles (curate/manners.py), for studies of Constitutional AI. Writes
+Kinds with honest names: `skills`, small verifiable problems (curate/skills.py); `documentation`, questions whose answers
+stand in the given documents (curate/docs_questions.py); `multiple_choice`, skills, and questions about documents where
+there are some, with four choices (curate/multiple_choice.py); `calculator`, conversations with a tool (curate/tool_use.py);
+`manners`, flawed answers to skills, criticised, revised and compared by principles (curate/manners.py). Writes
 `train.jsonl.gz` (conversations) and `test.jsonl.gz` (prompts to hold out: no prompt stands in both).
 """
 
 import functools
 import hashlib
+import itertools
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,14 +19,16 @@ from typing import Any, Literal, NamedTuple  # Any: a row of JSON
 from pydantic import Field, NonNegativeInt, field_validator
 
 from bloomery.align.constitution import Constitution, load_constitution
+from bloomery.core.calculator import CALCULATOR
 from bloomery.core.config import Config, suggest
 from bloomery.core.documents import list_document_files, read_documents
 from bloomery.core.errors import ConfigError
 from bloomery.core.files import read_jsonl, write_jsonl
 from bloomery.core.stage import Runtime, Slot, Stage
-from bloomery.curate import docs_questions
+from bloomery.curate import docs_questions, multiple_choice, tool_use
 from bloomery.curate.docs_questions import Question, find_questions, unambiguous
 from bloomery.curate.manners import FLAWS, Case, Part, draw_cases
+from bloomery.curate.multiple_choice import make_choices
 from bloomery.curate.skills import SKILLS, SkillRow, draw_skill_rows, is_held_out
 
 log = logging.getLogger(__name__)
@@ -33,7 +37,7 @@ log = logging.getLogger(__name__)
 class SynthesizeConfig(Config):
     """What to make, and how much of it."""
 
-    kinds: list[Literal["skills", "documentation", "manners"]] = Field(default=["skills"], min_length=1)
+    kinds: list[Literal["skills", "documentation", "multiple_choice", "calculator", "manners"]] = Field(default=["skills"], min_length=1)
     skills: list[str] = Field(default=list(SKILLS), min_length=1)
     num_skill_examples: NonNegativeInt = 40_000
     """Training conversations over all skills, shared out evenly; a skill with fewer different prompts gives fewer."""
@@ -55,6 +59,11 @@ class SynthesizeConfig(Config):
     """Share of the plain answers that have one of those flaws, or two."""
     max_documentation_examples: NonNegativeInt = 4_000
     max_documentation_tests: NonNegativeInt = 100
+    num_choice_examples: NonNegativeInt = 4_000
+    """Training questions with four choices, fewer where there are not so many different questions."""
+    num_choice_tests: NonNegativeInt = 100
+    num_calculator_examples: NonNegativeInt = 4_000
+    num_calculator_tests: NonNegativeInt = 100
     seed: NonNegativeInt = 0
 
     @field_validator("skills")
@@ -82,7 +91,7 @@ class Split(NamedTuple):
 
 
 def synthesize(config: SynthesizeConfig, *, documents: Sequence[Path] = (), out: Path, runtime: Runtime) -> Mapping[str, Any]:
-    """Writes train.jsonl.gz and test.jsonl.gz. `documents` are read for the kind "documentation" only."""
+    """Writes train.jsonl.gz and test.jsonl.gz. `documents` are read for questions about them, with choices and without."""
     train: list[SkillRow] = []
     test: list[SkillRow] = []
     if "skills" in config.kinds:
@@ -98,8 +107,14 @@ def synthesize(config: SynthesizeConfig, *, documents: Sequence[Path] = (), out:
         train, test = train + made.train, test + made.test
         if not made.train:
             log.warning("no question was found in the documents: none of them is a page of Python documentation")
-    elif documents:
-        log.warning('documents are given, but kinds has no "documentation": they are not read')
+    elif documents and "multiple_choice" not in config.kinds:
+        log.warning('documents are given, but kinds has no "documentation" and no "multiple_choice": they are not read')
+    if "multiple_choice" in config.kinds:
+        made = make_choice_rows(config, documents, out=out, runtime=runtime)
+        train, test = train + made.train, test + made.test
+    if "calculator" in config.kinds:
+        made = make_calculator_rows(config)
+        train, test = train + made.train, test + made.test
     write_jsonl(out / "test.jsonl.gz", (prompt_row(row) for row in _shuffled(test, config.seed)))
     manners = make_manners(config) if "manners" in config.kinds else []
     if manners and not test:
@@ -170,14 +185,45 @@ def make_documentation_rows(config: SynthesizeConfig, documents: Sequence[Path],
     return Split(train[: config.max_documentation_examples], test[: config.max_documentation_tests])
 
 
+def make_choice_rows(config: SynthesizeConfig, documents: Sequence[Path], *, out: Path, runtime: Runtime) -> Split:
+    """Multiple-choice questions, as many of skills as of documents where there are both; tests of test instances only."""
+    per_skill = config.model_copy(
+        update={"num_skill_examples": 2 * config.num_choice_examples, "num_skill_tests": 2 * config.num_choice_tests}
+    )
+    unlimited = config.model_copy(update={"max_documentation_examples": 10**9, "max_documentation_tests": 10**9})
+    sides = [make_skill_rows(per_skill)]
+    if documents:
+        sides.append(make_documentation_rows(unlimited, documents, out=out, runtime=runtime))
+    splits = []
+    for wanted, number in ((config.num_choice_examples, 0), (config.num_choice_tests, 1)):
+        of_sides = []
+        for side in sides:
+            made = make_choices(((row.skill, row.prompt, row.answer) for row in side[number]), seed=config.seed)
+            rows = (SkillRow(multiple_choice.SKILL, choice.prompt, choice.letter, multiple_choice.FORMAT) for choice in made)
+            of_sides.append(_shuffled(rows, config.seed))
+        mixed = [row for pair in itertools.zip_longest(*of_sides) for row in pair if row is not None]
+        splits.append(mixed[:wanted])
+    return Split(*splits)
+
+
+def make_calculator_rows(config: SynthesizeConfig) -> Split:
+    """Questions for the calculator; an expression of the tests is in training under no wording."""
+    wanted = ((config.num_calculator_examples, False), (config.num_calculator_tests, True))
+    drawn = (tool_use.draw_tool_rows(count=count, held_out=held_out, seed=config.seed) for count, held_out in wanted)
+    return Split(*([SkillRow(tool_use.SKILL, r.prompt, r.answer, tool_use.FORMAT, r.expression) for r in rows] for rows in drawn))
+
+
 def prompt_row(row: SkillRow) -> dict[str, Any]:
     """The row as a prompt: the user's message, and the answer and format for the verifier."""
-    return {"messages": [{"role": "user", "content": row.prompt}], "skill": row.skill, "answer": row.answer, "format": row.format}
+    found = {"messages": [{"role": "user", "content": row.prompt}], "skill": row.skill, "answer": row.answer, "format": row.format}
+    return {**found, "tools": [CALCULATOR]} if row.expression else found
 
 
 def conversation_row(row: SkillRow, said: str) -> dict[str, Any]:
     """The row as a conversation to train on: the prompt row with the answer that a demonstrator `said`."""
     prompt = prompt_row(row)
+    if row.expression:
+        return {**prompt, "messages": tool_use.tool_messages(tool_use.ToolRow(row.prompt, row.expression, row.answer))}
     return {**prompt, "messages": [*prompt["messages"], {"role": "assistant", "content": said}]}
 
 

@@ -1,5 +1,7 @@
 """The recipes that come with bloomery can be read, and their names are those of their files."""
 
+import json
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -21,7 +23,7 @@ def test_a_shipped_recipe_has_no_mistakes(name):
 
 
 def test_all_shipped_recipes_are_tested_above():
-    assert set(shipped_recipes()) == {"quickstart", "smoke", "web", "continue", "curriculum", "gpt2", "speedrun", "synthetic"}
+    assert set(shipped_recipes()) == {"quickstart", "smoke", "web", "continue", "curriculum", "gpt2", "speedrun", "synthetic", "chat"}
 
 
 def test_the_recipe_of_continued_pretraining_starts_from_a_checkpoint_and_its_tokenizer():
@@ -64,11 +66,34 @@ def test_the_recipes_for_gpus_plan_and_read_their_documents_from_a_web_server(na
     web_server.files["/data/a.parquet"] = (tmp_path / "a.parquet").read_bytes()
     documents = f"documents=file:{web_server.url}/data/a.parquet"
     changes = [f"tokenizer.inputs.{documents}", f"tokens.inputs.{documents}", "tokenizer.vocab_size=280", "tokens.validation_fraction=0.2"]
+    line = ["tokenizer", "tokens", "base"]
+    if name == "speedrun":
+        talks = f"file:{web_server.url}/data/talks.jsonl"
+        web_server.files["/data/talks.jsonl"] = json.dumps({"question": "2 + 2?", "answer": "#### 4"}).encode()
+        changes += [f'{node}.inputs.conversations=["{talks}", "{talks}", "drills"]' for node in ("midtrained", "sft")]
+        changes += [f"rl.inputs.prompts={talks}"]
+        line = [*line, "drills", "midtrained", "sft", "rl", "scores", "chat"]
     recipe, store = load_recipe(find_recipe(name), overrides=changes), Store(tmp_path / "runs")
-    assert [step.node.id for step in make_plan(recipe, store).steps] == ["tokenizer", "tokens", "base"]
+    assert [step.node.id for step in make_plan(recipe, store).steps] == line
     for node in ("tokenizer", "tokens"):
         run_plan(make_plan(recipe, store, only=node), store)
-    assert [step.state for step in make_plan(recipe, store).steps] == ["done", "done", "run"]
+    assert [step.state for step in make_plan(recipe, store).steps] == ["done", "done", *["run"] * (len(line) - 2)]
+
+
+def test_the_chat_recipe_goes_from_a_base_through_midtraining_and_fine_tuning_to_reinforcement_learning():
+    nodes = load_recipe(find_recipe("chat")).nodes
+    assert [nodes[name].stage.name for name in ("base", "midtrained", "sft", "rl")] == ["pretrain", "sft", "sft", "grpo"]
+    assert [nodes[name].inputs["init"] for name in ("midtrained", "sft", "rl")] == [("base",), ("midtrained",), ("sft",)]
+    assert nodes["midtrained"].config.loss_on == "all" and nodes["midtrained"].inputs["tokens"] == ("tokens",)
+    assert nodes["scores"].inputs["models"] == ("base", "midtrained", "sft", "rl")
+
+
+def test_the_base_of_the_chat_recipe_is_the_quickstarts(tmp_path):
+    prints = [
+        {step.node.id: step.fingerprint for step in make_plan(load_recipe(find_recipe(name)), Store(tmp_path)).steps}
+        for name in ("chat", "quickstart")
+    ]
+    assert prints[0]["base"] == prints[1]["base"]
 
 
 @pytest.mark.parametrize(("name", "flops"), [("gpt2", 2.1e18), ("speedrun", 4.2e19)])

@@ -106,7 +106,9 @@ def choose_prompts(config: CandidatesConfig, prompts: Sequence[Path]) -> list[Ro
     """
     files = [path / "train.jsonl.gz" if (path / "train.jsonl.gz").is_file() else path for path in prompts]
     columns = dict.fromkeys(column for spec in (*config.rewards, *config.gold) for column in spec.needed_columns)
-    usable = {_key(row, config.seed): row for row in read_conversations(files) if all(column in row for column in columns)}
+    usable = {
+        _key(row, config.seed): row for row in read_conversations(files, calculator="remove") if all(column in row for column in columns)
+    }
     wanted = [key for key in sorted(usable) if usable[key].get("skill") not in config.exclude_skills]
     if not wanted:
         needed = f" with {_enumerate(columns)} to rank samples by" if columns else " of other skills than exclude_skills"

@@ -27,7 +27,8 @@ class RewardSource(Protocol):
 
 
 def prompt_messages(row: Row) -> list[Message]:
-    """A row's messages, or those of its `prompt` (a string is what the user says), without the assistant's answer at their end.
+    """A row's messages, or those of its `prompt` (a string is what the user says), without the answer at their end, calls of
+    tools on its way included.
 
     Raises DataError for a row without either.
     """
@@ -37,4 +38,7 @@ def prompt_messages(row: Row) -> list[Message]:
     if problem := find_problem(messages):
         raise DataError(f"a prompt row needs `messages` or a `prompt`: {problem}; found the columns {', '.join(row)}")
     found: list[Message] = list(messages)
-    return found[:-1] if found[-1]["role"] == "assistant" else found
+    if found[-1]["role"] != "assistant":
+        return found
+    asked = [i for i, message in enumerate(found) if message["role"] == "user"]
+    return found[: asked[-1] + 1] if asked else found[:-1]

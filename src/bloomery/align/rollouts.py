@@ -162,7 +162,7 @@ def read_prompts(paths: Sequence[Path], render: Renderer, config: RolloutConfig,
     files = [path / "train.jsonl.gz" if (path / "train.jsonl.gz").is_file() else path for path in paths]
     columns = dict.fromkeys(column for spec in (*config.rewards, *config.gold) for column in spec.needed_columns)
     found, num_unfit = Prompts([], [], 0), 0
-    for row in read_conversations(files):
+    for row in read_conversations(files, calculator="remove"):  # an answer is one turn: nobody works a call out
         if any(column not in row for column in columns) or row.get("skill") in config.exclude_skills:
             num_unfit += 1
             continue

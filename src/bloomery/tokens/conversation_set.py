@@ -57,7 +57,7 @@ def render_set(
             continue
         if loss_on == "all":
             found = Rendered(found.ids, [True] * len(found.ids))
-        (held_out if _fraction_of(row["messages"]) < held_out_fraction else train).append(found)
+        (held_out if prompt_fraction(row["messages"]) < held_out_fraction else train).append(found)
     return ConversationSet(train, held_out, {name: counts[name] for name in COUNTS})
 
 
@@ -83,7 +83,7 @@ def fit_to_row(
     return (cut, "cut") if any(cut.loss_mask) else (None, "dropped")
 
 
-def _fraction_of(messages: Sequence[Message]) -> float:
+def prompt_fraction(messages: Sequence[Message]) -> float:
     """A number in [0, 1) that the prompt decides."""
     answered = next((i for i, message in enumerate(messages) if message["role"] == "assistant"), len(messages))
     prompt = "\x00".join(message["content"] for message in messages[:answered])

@@ -7,6 +7,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from bloomery.core.calculator import CALCULATOR
 from bloomery.core.conversation import find_problem, read_conversations
@@ -14,6 +16,11 @@ from bloomery.core.conversation_rows import to_conversations
 from bloomery.core.errors import DataError
 
 SHARED = Path(__file__).parents[3] / "shared" / "data" / "sft"
+NAMES = (
+    "messages prompt completion conversations instruction input output response instances question answer tools tool_calls function "
+    "name arguments role content from value loss weight system history truncated finish_reason type text"
+)
+KEYS = st.sampled_from(NAMES.split())
 USER, ASSISTANT = {"role": "user", "content": "Say hello."}, {"role": "assistant", "content": "Hello!"}
 CALL = {"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
 FACT = {"name": "add", "parameters": {"type": "object"}}
@@ -136,6 +143,7 @@ def test_an_answer_that_was_cut_by_a_limit_is_marked(mark: dict[str, Any]) -> No
         ({"text": "a document"}, "`text` is a document"),
         ({"prompt": "a", "chosen": "b", "rejected": "c"}, "preference"),
         ({"chosen": "b", "rejected": "c"}, "preference pair"),
+        ({"prompt": "a", "completion": "b", "label": False}, "`label` says that some answers are not to be imitated"),
         ({"messages": "hello"}, "`messages` must be a list"),
         ({"messages": [USER, {"role": "robot", "content": "x"}]}, "message 1 has the role 'robot'"),
         ({"messages": [USER, {**ASSISTANT, "loss": "no"}]}, "message 1: `loss` must be true or false, found 'no'"),
@@ -157,6 +165,24 @@ def test_a_malformed_row_is_named_by_file_and_line(tmp_path: Path, row: dict[str
     with pytest.raises(DataError) as error:
         list(read_conversations(tmp_path / "a.jsonl"))
     assert str(error.value).startswith(f"{tmp_path}/a.jsonl:3: ") and complaint in str(error.value)
+
+
+LEAVES = st.sampled_from(["", "x", "user", "assistant", "function_call", "length", "[]", "[{}]", '{"name": "f"}'])
+JUNK = st.recursive(
+    st.none() | st.booleans() | st.integers(0, 3) | LEAVES,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(st.dictionaries(KEYS, JUNK, max_size=6))
+@settings(max_examples=300, deadline=None)
+def test_no_row_of_junk_does_more_harm_than_a_data_error(row: dict[str, Any]) -> None:
+    try:
+        for found in to_conversations(row):
+            find_problem(found["messages"])
+    except DataError:
+        pass
 
 
 def test_json_and_parquet_are_read_too_and_name_the_row(tmp_path: Path) -> None:

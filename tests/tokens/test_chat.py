@@ -130,6 +130,13 @@ def test_with_tools_too_the_template_gives_the_same_ids_and_mask(folder: Path, t
         assert whole[: len(ours.ids)] == ours.ids and whole.count(tokenizer.bos_id) == 1
 
 
+def test_the_text_of_a_conversation_is_cut_into_the_same_ids_again(folder: Path, tokenizer: Tokenizer) -> None:
+    auto = transformers.AutoTokenizer.from_pretrained(folder)
+    for messages in (CONVERSATION, WITH_TOOLS):
+        ids = render(tokenizer, messages, tools=[ADD]).ids
+        assert auto(tokenizer.decode(ids, skip_special=False), add_special_tokens=False)["input_ids"] == ids
+
+
 def test_what_is_cut_off_has_no_end_to_learn(tokenizer: Tokenizer) -> None:
     cut: Message = {"role": "assistant", "content": "and so", "truncated": True}
     ids, mask = render(tokenizer, [*CONVERSATION, {"role": "user", "content": "on"}, cut])

@@ -96,6 +96,8 @@ def _read_messages(row: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _read_completion(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    if isinstance(row.get("label"), bool):
+        raise DataError("`label` says that some answers are not to be imitated: give these rows to the stage preference")
     prompt, completion = _as_messages(row["prompt"], "user", "prompt"), _as_messages(row["completion"], "assistant", "completion")
     given = [{**message, "loss": False} if message.get("role") == "assistant" else message for message in prompt]
     return [{**_rest(row, "prompt", "completion"), "messages": [*given, *completion]}]
@@ -134,9 +136,10 @@ def _read_alpaca(row: Mapping[str, Any]) -> list[dict[str, Any]]:
     answer = row["output"] if row.get("output") is not None else row["response"]
     system = row.get("system")
     messages: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
-    for pair in row.get("history") or ():
-        if not isinstance(pair, Sequence) or len(pair) != 2:
-            raise DataError(f"`history` must be a list of [question, answer], found {pair!r:.80}")
+    history = row.get("history") or []
+    if not isinstance(history, list) or not all(isinstance(pair, list | tuple) and len(pair) == 2 for pair in history):
+        raise DataError(f"`history` must be a list of [question, answer], found {history!r:.80}")
+    for pair in history:
         messages += [{"role": "user", "content": pair[0]}, {"role": "assistant", "content": pair[1]}]
     messages += [{"role": "user", "content": _instruct(row["instruction"], row.get("input"))}, {"role": "assistant", "content": answer}]
     return [{**_rest(row, "instruction", "input", "output", "response", "system", "history"), "messages": messages}]
@@ -223,7 +226,10 @@ def _read_tools(value: Any) -> list[Any]:
 def _clean_call(call: Any) -> Any:
     if not isinstance(call, Mapping):
         return call
-    function = {key: value for key, value in dict(call.get("function") or call).items() if key in ("name", "arguments")}
+    called = call.get("function") or call
+    if not isinstance(called, Mapping):
+        return dict(call)
+    function = {key: value for key, value in called.items() if key in ("name", "arguments")}
     if isinstance(function.get("arguments"), str):
         try:
             parsed = json.loads(function["arguments"])

@@ -100,7 +100,7 @@ def test_the_loss_on_completions_is_theirs_token_for_token(folder: Path, rendere
 
 def test_from_messages_they_train_the_tokens_that_we_train(folder: Path, rendered: list[Rendered], tmp_path: Path) -> None:
     trainer = make_trainer(folder, tmp_path, {"messages": TALKS}, assistant_only_loss=True)
-    found = [(list(row["input_ids"]), [bool(m) for m in row["assistant_masks"]]) for row in trainer.train_dataset]
+    found = [(list(row["input_ids"]), [label != -100 for label in row["labels"]]) for row in trainer.train_dataset]
     assert found == [(r.ids, r.loss_mask) for r in rendered]
     loss_sum, weight = our_terms(folder, rendered)
     with torch.no_grad():

@@ -15,6 +15,8 @@ from bloomery.core.stage import Launch, Runtime
 from bloomery.model.config import ModelConfig, ModelShape
 from bloomery.model.huggingface import load_model, save_model
 from bloomery.model.transformer import Transformer
+from bloomery.stages.grpo import GrpoConfig, grpo
+from bloomery.stages.ppo import PpoConfig, ppo
 from bloomery.stages.preference import PreferenceConfig, preference
 from bloomery.stages.pretrain import PretrainConfig, pretrain
 from bloomery.stages.sft import SftConfig, sft
@@ -34,11 +36,24 @@ TWO = {
     "dpo": Launch(devices=2, strategy="fsdp"),
     "kto": Launch(devices=2),
     "kto-fsdp": Launch(devices=2, strategy="fsdp"),
+    "grpo": Launch(devices=2),
+    "ppo": Launch(devices=2),
 }
 """How two processes share each stage; every way for pretraining is in test_parallel.py."""
 SFT = SftConfig(steps=3, sequence_tokens=32, batch_tokens=128, held_out_fraction=0.2, num_validations=1, **TRAINING)
 PREFERENCE = PreferenceConfig(steps=3, batch_pairs=7, held_out_fraction=0.0, **TRAINING)
 KTO = PREFERENCE.model_copy(update={"loss": "kto", "desirable_per_undesirable": 0.5})
+
+ROLLOUTS = {
+    "rollouts": 2, "batch_prompts": 5, "minibatches": 2, "max_tokens": 6, "rewards": [{"source": "function"}], "held_out_fraction": 0.2,
+    "num_validations": 1, "num_samples": 0, **TRAINING,
+}  # fmt: skip
+GRPO = GrpoConfig(algorithm="dapo", mask_truncated=False, group_size=3, kl_weight=0.1, resample_attempts=0, **ROLLOUTS)
+PPO = PpoConfig(
+    epochs=2, kl_target=0.1, whiten_rewards=True, critic_learning_rate=0.001, pretraining_weight=0.5, pretraining_rows=3,
+    pretraining_sequence_tokens=32, **ROLLOUTS,
+)  # fmt: skip
+REWARD = "def reward(prompts, completions, **columns):\n    return [len(one[0]['content']) % 5 / 4 for one in completions]\n"
 
 
 def write_inputs(folder: Path) -> None:
@@ -57,6 +72,7 @@ def write_inputs(folder: Path) -> None:
     save_model(Transformer(ModelConfig(vocab_size=tokenizer.vocab_size, **sizes)), folder / "init", tokenizer=folder / "tokenizer")
     turns = [[{"role": "user", "content": f"say {i}"}, {"role": "assistant", "content": "the cat " * (1 + i % 4)}] for i in range(20)]
     write_jsonl(folder / "conversations.jsonl", [{"messages": messages} for messages in turns])
+    (folder / "reward.py").write_text(REWARD)
     write_jsonl(folder / "pairs.jsonl", [{"prompt": f"say {i}", "chosen": "a cat", "rejected": "mat " * (i % 5)} for i in range(20)])
 
 
@@ -68,6 +84,9 @@ def train_all(folder: Path, name: str, launches: Mapping[str, Launch]) -> None:
     sft(SFT, init=folder / "init", conversations=[folder / "conversations.jsonl"], out=out / "sft", runtime=runtimes["sft"])
     for stage, config in (("dpo", PREFERENCE), ("kto", KTO), ("kto-fsdp", KTO)):
         preference(config, init=folder / "init", pairs=folder / "pairs.jsonl", out=out / stage, runtime=runtimes[stage])
+    asked = {"init": folder / "init", "prompts": [folder / "conversations.jsonl"], "functions": [folder / "reward.py"]}
+    grpo(GRPO, **asked, out=out / "grpo", runtime=runtimes["grpo"])
+    ppo(PPO, **asked, pretraining=folder / "tokens", out=out / "ppo", runtime=runtimes["ppo"])
 
 
 def start_rank(rank: int, port: int, folder: Path) -> subprocess.Popen[bytes]:

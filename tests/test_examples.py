@@ -32,6 +32,11 @@ def test_a_checkpoint_is_served_and_asked(checkpoint, capsys):
     assert capsys.readouterr().out.strip()
 
 
+def test_a_checkpoint_learns_from_rewards_in_a_loop_written_by_hand(checkpoint, tmp_path, capsys):
+    runpy.run_path(str(EXAMPLES / "hand_written_rl.py"))["main"](checkpoint, tmp_path / "out")
+    assert "step 5: mean length" in capsys.readouterr().out and (tmp_path / "out" / "model.safetensors").is_file()
+
+
 def test_a_checkpoint_writes_documents(checkpoint, tmp_path, capsys):
     runpy.run_path(str(EXAMPLES / "synthetic_documents.py"))["main"](checkpoint, tmp_path / "out")
     assert "'documents_in': 8" in capsys.readouterr().out

@@ -39,6 +39,7 @@ KILLS = {
     "sft": 5,
     "collect_pairs": 2,
     "preference": 3,
+    "ppo": 3,
     "grpo": 3,
     "score_documents": 1,
     "evaluate": 1,

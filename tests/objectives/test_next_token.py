@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from bloomery.objectives import next_token as module
-from bloomery.objectives.next_token import linear_next_token, linear_token_logps, next_token, token_logps
+from bloomery.objectives.next_token import linear_logps_and_entropy, linear_next_token, linear_token_logps, next_token, token_logps
 
 
 def problem(num_tokens: int = 11, vocab: int = 7, dim: int = 5) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -99,6 +99,25 @@ def test_log_probabilities_of_targets_are_those_of_the_softmax() -> None:
     hidden, head, target, _ = problem()
     expected = (hidden @ head.T).log_softmax(-1)[torch.arange(11), target]
     torch.testing.assert_close(token_logps(hidden @ head.T, target), expected)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_log_probabilities_from_hidden_states_have_the_numbers_and_gradients_of_those_from_logits(temperature: float) -> None:
+    generator = torch.Generator().manual_seed(3)
+    hidden, head = (torch.randn(*shape, generator=generator) for shape in ((7, 5), (11, 5)))
+    target, pull = torch.randint(0, 11, (7,), generator=generator), torch.randn(7, generator=generator)
+    found = []
+    for fused in (True, False):
+        inputs = [x.clone().requires_grad_() for x in (hidden, head)]
+        logits = inputs[0] @ inputs[1].T / temperature
+        if fused:
+            logp, entropy = linear_logps_and_entropy(*inputs, target, temperature=temperature)
+        else:
+            logp, entropy = token_logps(logits, target), torch.distributions.Categorical(logits=logits).entropy().detach()
+        (logp * pull).sum().backward()
+        found.append([logp.detach(), entropy, *(x.grad for x in inputs)])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-5)
 
 
 def test_the_examples_in_the_docstrings_are_true() -> None:

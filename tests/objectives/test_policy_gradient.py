@@ -171,19 +171,27 @@ def test_the_bounded_value_loss_matches_loops_and_is_never_smaller_than_the_plai
     assert terms.loss_sum > value_loss(value, old, target, mask).loss_sum
 
 
-def test_the_gradients_of_kl_as_a_loss_are_those_that_the_docstring_says_on_a_vocabulary_of_three() -> None:
+@pytest.mark.parametrize("corrected", [False, True])
+def test_the_gradients_of_kl_as_a_loss_are_those_that_the_docstring_says_on_a_vocabulary_of_three(corrected) -> None:
     logits, reference = torch.tensor([0.7, 0.1, -0.4], dtype=torch.float64, requires_grad=True), torch.tensor([0.2, 0.3, 0.5]).double()
+    sampler = torch.tensor([0.5, 0.3, 0.2]).double() if corrected else logits.detach().softmax(-1)
     policy = logits.softmax(-1)
     forward = (policy * (policy / reference).log()).sum()
     backward = (reference * (reference / policy).log()).sum()
-    expected = {"k1": torch.zeros(3).double(), "k2": torch.autograd.grad(forward, logits, retain_graph=True)[0]}
-    expected["k3"] = torch.autograd.grad(backward, logits, retain_graph=True)[0]
-    for name, gradient in expected.items():
-        # Each token as one answer, as often as the policy says it.
+    gradients = {"forward": forward, "backward": backward, "none": 0 * policy.sum()}
+    gradients = {name: torch.autograd.grad(value, logits, retain_graph=True)[0] for name, value in gradients.items()}
+    expected = {"k1": "forward", "k3": "forward"} if corrected else {"k1": "none", "k2": "forward", "k3": "backward"}
+    for name, which in expected.items():
+        # Each token as one answer, as often as the sampler says it.
         logp = logits.log_softmax(-1)[:, None]
-        terms = [kl_loss(logp[v : v + 1], reference.log()[v : v + 1, None], torch.ones(1, 1), estimator=name) for v in range(3)]
-        average = sum(policy[v].detach() * one.loss_sum for v, one in enumerate(terms))
-        torch.testing.assert_close(torch.autograd.grad(average, logits, retain_graph=True)[0], gradient)
+        how = {"estimator": name, "old_logp_NT": sampler.log()[:, None] if corrected else None}
+        average = torch.zeros((), dtype=torch.float64)
+        for v in range(3):
+            one = {key: value[v : v + 1] if isinstance(value, Tensor) else value for key, value in how.items()}
+            average = average + sampler[v] * kl_loss(logp[v : v + 1], reference.log()[v : v + 1, None], torch.ones(1, 1), **one).loss_sum
+        torch.testing.assert_close(torch.autograd.grad(average, logits, retain_graph=True)[0], gradients[which])
+        if corrected:
+            assert average.item() == pytest.approx(forward.item())
 
 
 @pytest.mark.parametrize("temperature", [0.7, 1.0, 1.3])

@@ -8,11 +8,16 @@ import pytest
 
 from bloomery.core.artifact import Store
 from bloomery.core.errors import ConfigError
-from bloomery.model.config import flops_per_token, make_model_config
+from bloomery.core.files import read_json, write_jsonl
+from bloomery.model.config import ModelConfig, flops_per_token, make_model_config
+from bloomery.model.huggingface import save_model
+from bloomery.model.transformer import Transformer
 from bloomery.pipeline.locate import find_recipe, shipped_recipes
 from bloomery.pipeline.plan import make_plan
 from bloomery.pipeline.recipe import load_recipe
 from bloomery.pipeline.run import run_plan
+from bloomery.tokens.tokenizer import load_tokenizer
+from bloomery.tokens.train import train_bpe, write_tokenizer
 
 
 @pytest.mark.parametrize("name", ["quickstart", "smoke", "web"])
@@ -23,13 +28,40 @@ def test_a_shipped_recipe_has_no_mistakes(name):
 
 
 def test_all_shipped_recipes_are_tested_above():
-    assert set(shipped_recipes()) == {"quickstart", "smoke", "web", "continue", "curriculum", "gpt2", "speedrun", "synthetic", "chat"}
+    names = {"quickstart", "smoke", "web", "continue", "curriculum", "gpt2", "speedrun", "synthetic", "chat", "rl-math"}
+    assert set(shipped_recipes()) == names
 
 
 def test_the_recipe_of_continued_pretraining_starts_from_a_checkpoint_and_its_tokenizer():
     recipe = load_recipe(find_recipe("continue"))
     assert recipe.name == "continue" and recipe.nodes["start"].inputs == {"model": ("file:checkpoint",)}
     assert recipe.nodes["base"].inputs["init"] == recipe.nodes["tokens"].inputs["tokenizer"] == ("start",)
+
+
+def test_the_recipe_of_rewards_for_right_numbers_runs_at_the_size_of_a_cpu(tmp_path):
+    write_tokenizer(tmp_path / "tokenizer", train_bpe(["What is 2 + 3? 5"] * 3, vocab_size=270, pattern="llama3"), pattern="llama3")
+    vocab_size = load_tokenizer(tmp_path / "tokenizer").vocab_size
+    sizes = {"dim": 16, "num_layers": 1, "num_heads": 1, "num_kv_heads": 1, "head_dim": 16, "mlp_dim": 16, "max_positions": 96}
+    save_model(Transformer(ModelConfig(vocab_size=vocab_size, **sizes)), tmp_path / "model", tokenizer=tmp_path / "tokenizer")
+    rows = [{"question": f"{i} + 1?", "answer": f"It is {i}+1=<<{i}+1={i + 1}>>{i + 1}.\n#### {i + 1}"} for i in range(20)]
+    write_jsonl(tmp_path / "gsm8k.jsonl", rows)
+    data = f"file:{tmp_path / 'gsm8k.jsonl'}"
+    changes = [f"start.inputs.model=file:{tmp_path / 'model'}", f"sft.inputs.conversations={data}", f"rl.inputs.prompts={data}"]
+    changes += [
+        "sft.sequence_tokens=96",
+        "sft.batch_tokens=192",
+        "sft.epochs=0.3",
+        "rl.rollouts=2",
+        "rl.batch_prompts=2",
+        "rl.group_size=2",
+    ]
+    changes += ["rl.max_tokens=6", "rl.num_validations=1", "rl.held_out_fraction=0.2", "rl.resample_attempts=1"]
+    recipe, store = load_recipe(find_recipe("rl-math"), overrides=changes), Store(tmp_path / "runs")
+    assert [step.node.id for step in make_plan(recipe, store).steps] == ["start", "sft", "rl", "scores"]
+    for node in ("start", "sft", "rl"):
+        run_plan(make_plan(recipe, store, only=node), store)
+    (training,) = (tmp_path / "runs" / "artifacts").glob("grpo-*/training.json")
+    assert read_json(training)["rollouts"] == 2
 
 
 def test_the_synthetic_recipe_takes_the_smoke_runs_model_or_any_endpoint():

@@ -24,7 +24,7 @@ from torch.utils.checkpoint import checkpoint
 from bloomery.core import dist
 from bloomery.core.stage import Launch
 from bloomery.model.transformer import Transformer
-from bloomery.objectives.next_token import token_logps
+from bloomery.objectives.next_token import linear_logps_and_entropy, token_logps
 from bloomery.train.step import micro_batch_rows
 
 ROUND_UP_TOKENS = {"cpu": 16, "cuda": 64}
@@ -230,15 +230,11 @@ def _said_states(model: Transformer, batch: EpisodeBatch) -> Tensor:
 
 
 def _logps(hidden_WD: Tensor, head_VD: Tensor, target_W: Tensor, temperature: float, entropy: EntropyUse) -> tuple[Tensor, Tensor]:
-    logits_WV = torch.nn.functional.linear(hidden_WD, head_VD).float()
-    if temperature != 1.0:
-        logits_WV = logits_WV / temperature
-    logp_W = token_logps(logits_WV, target_W)
-    if entropy == "none":
-        return logp_W, logp_W.detach()
-    with torch.set_grad_enabled(entropy == "trained"):
-        entropy_W = logits_WV.logsumexp(-1) - (logits_WV.softmax(-1) * logits_WV).sum(-1)
-    return logp_W, entropy_W
+    if entropy != "trained":
+        return linear_logps_and_entropy(hidden_WD, head_VD, target_W, temperature=temperature)
+    logits_WV = torch.nn.functional.linear(hidden_WD, head_VD).float() / temperature
+    entropy_W = logits_WV.logsumexp(-1) - (logits_WV.softmax(-1) * logits_WV).sum(-1)
+    return token_logps(logits_WV, target_W), entropy_W
 
 
 def _place(parts_W: Sequence[Tensor], cell_W: Tensor, shape: torch.Size) -> Tensor:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from bloomery.align.actor import Actor
 from bloomery.align.episodes import EpisodeBatch, Episodes, make_batches
-from bloomery.align.monitor import StopRule, judge_drift, judge_gold, largest_drift, rounded
+from bloomery.align.monitor import MAX_DRIFT, StopRule, judge_drift, judge_gold, largest_drift, rounded
 from bloomery.align.rollouts import Rollout, RolloutConfig, RolloutStore
 from bloomery.core import dist
 from bloomery.core.files import write_json
@@ -35,7 +35,7 @@ from bloomery.train.layout import find_misfits
 from bloomery.train.sharding import Parallel, arrange, distribute
 from bloomery.train.spikes import spike_summary
 from bloomery.train.state import TrainState
-from bloomery.train.step import Objective, StepReport
+from bloomery.train.step import B, Objective, StepReport
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +59,7 @@ class Learner:
         self.rollout: Rollout | None = None
         self.number, self.update = 0, 0
         self._drifts: list[Tensor] = []
+        self._told_drift = 0.0
 
     def begin(self, rollout: Rollout, number: int, update: int) -> None:
         """Takes a rollout in hand for one of its steps."""
@@ -66,11 +67,15 @@ class Learner:
         if update == 0:
             self.state.carried = dict(rollout.carried)
 
+    def number_of(self, name: str) -> Callable[[], float]:
+        """What gives a number of the rollout in hand."""
+        return lambda: self.rollout.numbers[name] if self.rollout is not None else 0.0
+
     def watch_drift(self, logp_NT: Tensor, sampled_NT: Tensor, mask_NT: Tensor) -> None:
         """Notes how far the sampler's log-probabilities are from those that the trainer computes."""
         self._drifts.append(largest_drift(logp_NT, sampled_NT, mask_NT > 0))
 
-    def note_step(self, report: StepReport) -> dict[str, float]:
+    def note_step(self) -> dict[str, float]:
         """The numbers of the rollout that a step was made from, at its first step. Raises DataError if the sampler has drifted away."""
         if self.update > 0 or self.rollout is None:
             return {}
@@ -80,7 +85,9 @@ class Learner:
             self._drifts.clear()
         row = {"step": self.state.step, "rollout": self.number, **{name: numbers[name] for name in IN_RECORD if name in numbers}}
         self.state.history = [*self.state.history, row]
-        judge_drift(numbers["logp_drift"], dtype=self.state.model.compute_dtype, number=self.number)
+        if self.number == 0 or numbers["logp_drift"] > 2 * self._told_drift:  # not each time: metrics.jsonl has it
+            judge_drift(numbers["logp_drift"], dtype=self.state.model.compute_dtype, number=self.number)
+            self._told_drift = max(self._told_drift, numbers["logp_drift"], MAX_DRIFT / 2)
         return {f"rollout/{name}": value for name, value in numbers.items()}
 
 
@@ -110,11 +117,12 @@ def run_rollouts(
     policy: Policy,
     *,
     make_rollout: Callable[[int], Rollout],
-    batches: Callable[[Rollout, int, int], Sequence[EpisodeBatch]],
-    objective: Objective[EpisodeBatch],
+    batches: Callable[[Rollout, int, int], Sequence[B]],
+    objective: Objective[B],
     out: Path,
     runtime: Runtime,
     pass_over: Callable[[int], int] | None = None,
+    after_step: Callable[[StepReport], None] | None = None,
 ) -> dict[str, Any]:
     """Trains to the end. `make_rollout(number)`, and `batches(rollout, number, update)` of each of its steps, are pure functions of
     these, the weights and what the state carries. Returns what is to stand in training.json."""
@@ -122,11 +130,16 @@ def run_rollouts(
     settings = config.model_dump_json()
     store = RolloutStore(out / ".scratch", settings=settings, updates=config.updates)
 
-    def batches_of_step(data_step: int) -> Sequence[EpisodeBatch]:
+    def batches_of_step(data_step: int) -> Sequence[B]:
         number, update = divmod(data_step, config.updates)
         rollout = store.get(number, functools.partial(make_rollout, number))
         learner.begin(rollout, number, update)
         return batches(rollout, number, update)
+
+    def note_step(report: StepReport) -> Mapping[str, float]:
+        if after_step is not None:
+            after_step(report)
+        return learner.note_step()
 
     held_out = actor.prompts.held_out
     samples = [prompt.ids for prompt in held_out[: config.num_samples]]
@@ -138,7 +151,7 @@ def run_rollouts(
         num_validations=config.num_validations if held_out else 0,
         window_of_step=lambda step: {"rollout": step // config.updates},
         sample=functools.partial(write_samples, tokenizer=actor.tokenizer, prompts=samples, num_tokens=config.sample_tokens),
-        note_step=learner.note_step,
+        note_step=note_step,
         pass_over=pass_over,
         guard=functools.partial(judge_gold, rule=StopRule(config.stop_errors, config.stop_checks)),
     )

@@ -135,7 +135,9 @@ class RewardSpec(Config):
     def _check_settings(self) -> "RewardSpec":
         if self.weight == 0:
             raise ValueError("weight = 0: this source would count nothing; to watch it without training on it, list it under `gold`")
-        strange = [name for name in ONLY_FOR if name in self.model_fields_set and self.source not in ONLY_FOR[name]]
+        # By value: a config that was written out and is read again names every setting.
+        changed = [name for name in ONLY_FOR if getattr(self, name) != type(self).model_fields[name].default]
+        strange = [name for name in changed if self.source not in ONLY_FOR[name]]
         if strange:
             known = ", ".join(name for name in ONLY_FOR if self.source in ONLY_FOR[name]) or "none of its own"
             raise ValueError(f'source = "{self.source}" does not read {", ".join(strange)}; its settings are: {known}')

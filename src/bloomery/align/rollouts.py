@@ -94,6 +94,8 @@ class RolloutConfig(TrainingConfig):
     """What KL to the model that training starts from costs; 0 = nothing."""
     kl_estimator: KlEstimator = "k3"
     """k1, k2 or k3; see docs/rl.md for which has which gradient."""
+    kl_corrected: bool = True
+    """As a loss, whether the estimate is multiplied by the ratio to the rollout: its gradient is then that of KL(policy || reference)."""
     measure_kl: bool = True
     """Whether KL is measured where it costs nothing; that takes a pass of the reference over each rollout."""
     entropy_weight: NonNegativeFloat = 0.0

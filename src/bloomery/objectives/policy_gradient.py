@@ -96,18 +96,23 @@ def kl_loss(
     mask_NT: Tensor,
     *,
     estimator: KlEstimator,
+    old_logp_NT: Tensor | None = None,
     aggregate: Aggregate = "token",
     constant_tokens: int = 0,
 ) -> LossTerms:
     """An estimate of KL(policy || reference) to add to a loss of the same aggregate (GRPO, arXiv:2402.03300, eq. 4, takes k3).
 
     Of tokens drawn from the policy, the gradient of k2 is on average that of KL(policy || reference), that of k3 the one of
-    KL(reference || policy), and that of k1 is 0: as a loss k1 holds nothing back. GRPO takes k3.
+    KL(reference || policy), and that of k1 is 0: as a loss k1 holds nothing back. GRPO takes k3. With `old_logp_NT`, that of the
+    sampler, the estimate is multiplied by the ratio to it, and the gradient of k1 and k3 is that of KL(policy || reference), also
+    where the policy has moved since (DeepSeek-V3.2, arXiv:2512.02556, sec. 3.1).
     """
     weight_NT, total = aggregate_weights(mask_NT, aggregate, constant_tokens=constant_tokens)
     mask = mask_NT > 0
     # Masked before the exponential of k3, whose gradient at a place that holds anything would be NaN.
     kl_NT = kl_estimate(torch.where(mask, logp_NT, 0.0), torch.where(mask, reference_logp_NT, 0.0), estimator)
+    if old_logp_NT is not None:
+        kl_NT = kl_NT * torch.where(mask, logp_NT - old_logp_NT, 0.0).exp()
     return LossTerms((kl_NT * weight_NT).sum(), total, {})
 
 

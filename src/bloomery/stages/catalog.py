@@ -37,6 +37,7 @@ STAGES = {
     "judge_pairs": "bloomery.stages.judge_pairs",
     "reward_model": "bloomery.stages.reward_model",
     "preference": "bloomery.stages.preference",
+    "ppo": "bloomery.stages.ppo",
     "grpo": "bloomery.stages.grpo",
     "score_documents": "bloomery.stages.score_documents",
     "evaluate": "bloomery.stages.evaluate",

@@ -211,7 +211,8 @@ def policy_objective(model: Transformer, batch: EpisodeBatch, *, config: GrpoCon
         how = {"aggregate": "constant", "constant_tokens": 1}
     loss = terms.loss_sum
     if "reference_logp" in given:
-        penalty = kl_loss(said.logp_NT, given["reference_logp"], mask_NT, estimator=config.kl_estimator, **how)
+        corrected_NT = old_NT if config.kl_corrected else None
+        penalty = kl_loss(said.logp_NT, given["reference_logp"], mask_NT, estimator=config.kl_estimator, old_logp_NT=corrected_NT, **how)
         loss = loss + config.kl_weight * penalty.loss_sum
     if config.entropy_weight:
         loss = loss + config.entropy_weight * entropy_bonus(said.entropy_NT, mask_NT, **how).loss_sum

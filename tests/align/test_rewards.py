@@ -144,6 +144,11 @@ def test_a_reward_model_that_is_not_among_the_inputs_is_refused() -> None:
         make_rewards([RewardSpec(source="model", model=1)])
 
 
+def test_a_judge_that_nobody_named_is_asked_for() -> None:
+    with pytest.raises(ConfigError, match="a judge is needed: give the input `judge`"):
+        make_rewards([RewardSpec(source="judge", constitution="manners", opponents=1)])
+
+
 def test_a_specification_names_the_columns_it_needs_and_itself() -> None:
     assert RewardSpec(source="number").needed_columns == ("answer",)
     assert RewardSpec(source="number", column="gold").needed_columns == ("gold",)

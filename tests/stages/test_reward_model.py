@@ -17,6 +17,7 @@ from bloomery.core.stage import Launch, Runtime
 from bloomery.model.huggingface import load_model
 from bloomery.stages.reward_model import RewardModelConfig, check_launch, read_comparisons, reward_model
 from bloomery.tokens.chat import render
+from bloomery.tokens.renderer import load_whole_renderer
 from bloomery.tokens.tokenizer import load_tokenizer
 from bloomery.train import checkpoint
 
@@ -94,7 +95,7 @@ def test_transformers_gives_the_same_scores_to_batches_of_any_padding_at_the_end
 
 
 def test_rewards_of_the_best_held_out_answers_have_mean_0_and_deviation_1(trained: Path, pairs: Path) -> None:
-    found = read_comparisons(TINY, [pairs], load_tokenizer(trained), max_tokens=48)
+    found = read_comparisons(TINY, [pairs], load_whole_renderer(trained, load_tokenizer(trained)), max_tokens=48)
     model = load_model(trained, head="scalar")
     rewards = torch.tensor(score_rows(model, [row.answers[0] for row in found.held_out]))
     scaling = read_json(trained / "training.json")["scaling"]
@@ -172,6 +173,14 @@ def test_adapters_are_trained_with_the_head_and_merged_into_the_folder(tmp_path:
     assert torch.equal(before.model.embed_tokens.weight, after.model.embed_tokens.weight)
     assert not torch.equal(before.model.layers[0].mlp.up_proj.weight, after.model.layers[0].mlp.up_proj.weight)
     assert json.loads((tmp_path / "out" / "training.json").read_text())["held_out"]["accuracy"] > 0.8
+
+
+def test_comparisons_of_one_prompt_are_split_by_their_answers(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    rows = [{**pair(i), "prompt": "where", "chosen": f"the sea {i}"} for i in range(60)]
+    write_jsonl(tmp_path / "pairs.jsonl", rows)
+    render_whole = load_whole_renderer(tiny_checkpoint, load_tokenizer(tiny_checkpoint))
+    found = read_comparisons(TINY, [tmp_path / "pairs.jsonl"], render_whole, max_tokens=48)
+    assert len(found.train) + len(found.held_out) == 60 and 3 < len(found.held_out) < 30
 
 
 def test_data_that_cannot_teach_anything_is_refused_with_what_was_found(tmp_path: Path, tiny_checkpoint: Path) -> None:

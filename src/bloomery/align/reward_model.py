@@ -21,7 +21,7 @@ from bloomery.core.conversation import Message
 from bloomery.model.device import Precision, resolve_dtype
 from bloomery.model.huggingface import load_model
 from bloomery.model.transformer import Transformer
-from bloomery.tokens.chat import render
+from bloomery.tokens.renderer import load_whole_renderer
 from bloomery.tokens.tokenizer import load_tokenizer
 from bloomery.train.step import MICRO_BATCH_TOKENS
 
@@ -141,18 +141,17 @@ def reward_model_source(folder: Path, *, device: torch.device | str = "cpu", pre
     """A reward model as a source: the conversation with the answer as its last turn, in the model's own tokens and marks.
 
     An answer that ran into its limit is read as if it had ended there: no reward model has seen one without an end. Raises
-    DataError for a folder that holds no reward model, or whose tokenizer has no marks of turns.
+    DataError for a folder that holds no reward model, or has no chat template.
     """
     model = load_model(folder, head="scalar", device=device)
     model.compute_dtype = resolve_dtype(precision, torch.device(device))
-    tokenizer = load_tokenizer(folder)
-    model.eval()
+    render = load_whole_renderer(folder, load_tokenizer(folder))
 
     def score(rows: Sequence[Row], answers: Sequence[Answer]) -> list[float | None]:
         ids = []
         for row, answer in zip(rows, answers, strict=True):
             said: Message = {"role": "assistant", "content": answer.text}
-            ids.append(render(tokenizer, [*prompt_messages(row), said], tools=row.get("tools") or ()).ids)
+            ids.append(render([*prompt_messages(row), said], tools=row.get("tools") or ()))
         longest = max(map(len, ids), default=0)
         if longest > model.config.max_positions:
             log.warning("%s: reads %d tokens, found %d: what stands first is cut off", folder, model.config.max_positions, longest)

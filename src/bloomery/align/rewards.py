@@ -14,6 +14,8 @@ from typing import Literal, NamedTuple
 import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, model_validator
 
+from bloomery.align.constitution import Shipped, load_constitution
+from bloomery.align.judge import make_judge
 from bloomery.align.program_tests import tests_source
 from bloomery.align.reasoning_tasks import reasoning_source
 from bloomery.align.reward_functions import find_function, function_source
@@ -64,6 +66,10 @@ ONLY_FOR: Mapping[str, tuple[Source, ...]] = {
     "model": ("model",),
     "precision": ("model",),
     "function": ("function",),
+    "constitution": ("judge",),
+    "judge_model": ("judge",),
+    "num_principles": ("judge",),
+    "opponents": ("judge",),
     "unit": ("length",),
     "max_length": ("length",),
     "buffer_length": ("length",),
@@ -112,6 +118,14 @@ class RewardSpec(Config):
     """What a reward model computes in."""
     function: str = ""
     """Its name; "" = the only one in the file."""
+    constitution: Shipped = "default"
+    """The principles by which a judge compares."""
+    judge_model: str = ""
+    """The judge's name at the endpoint of `launch`, without an input `judge`."""
+    num_principles: PositiveInt = 1
+    """That each two answers are compared by."""
+    opponents: PositiveInt = 2
+    """Other answers to the same prompt that each is compared with."""
     unit: LengthUnit = "tokens"
     max_length: NonNegativeInt = 0
     """The length at which the penalty is -1."""
@@ -213,7 +227,17 @@ def make_rewards(
         elif spec.source == "function":
             sources.append(function_source(find_function(functions, spec.function)))
         elif spec.source == "judge":
-            raise ConfigError("judge")
+            sources.append(
+                make_judge(
+                    judge,
+                    constitution=load_constitution(spec.constitution),
+                    device=device,
+                    endpoint=endpoint,
+                    model=spec.judge_model,
+                    num_principles=spec.num_principles,
+                    opponents=spec.opponents,
+                )
+            )
         else:
             sources.append(_program_source(spec))
     return RewardSum(specs, sources)

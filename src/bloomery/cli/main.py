@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any  # Any: rows for a table
 
 import typer
 
-from bloomery.cli import arena, evaluation, generation, looks, models, serving
+from bloomery.cli import arena, evaluation, generation, looks, models, scoring, serving
 from bloomery.cli.display import (
     Debug,
     Json,
@@ -227,6 +227,7 @@ app.command(epilog=evaluation.EVALUATE_EXAMPLES)(evaluation.evaluate)
 app.command(
     name="lm-eval", epilog=evaluation.LM_EVAL_EXAMPLES, context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
 )(evaluation.lm_eval)
+app.command(epilog=scoring.SCORE_EXAMPLES)(scoring.score)
 app.command(epilog=models.EXPORT_EXAMPLES)(models.export)
 app.command(epilog=arena.ARENA_EXAMPLES)(arena.arena)
 

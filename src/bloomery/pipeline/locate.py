@@ -91,6 +91,22 @@ def find_checkpoint(name: str, store: Path, *, node: str | None = None) -> Path:
     return (exported or list(models.values()))[-1]
 
 
+def find_reward_model(name: str, store: Path, *, node: str | None = None) -> Path:
+    """The folder of a reward model: a Hugging Face folder, or of a run the last one finished; `node` names another.
+
+    Raises DataError if there is none, ConfigError for an unknown node.
+    """
+    run = find_run(name, store)
+    if run is None:
+        return find_checkpoint(name, store, node=node)
+    models = finished_nodes(run, kind="reward_model")
+    if not models:
+        raise DataError(f"{run}: no reward model of this run is finished. `bloomery status {run}` shows how far it is.")
+    if node is not None and node not in models:
+        raise ConfigError(f"--model {node}: {run} has no finished reward model of that id; {suggest(node, models)}")
+    return models[node] if node is not None else list(models.values())[-1]
+
+
 def find_scores(checkpoint: Path) -> list[Path]:
     """The evaluations of a checkpoint that lie beside it in the store, oldest name first; of an export also those of its model."""
     if not (checkpoint / RECORD).is_file():

@@ -32,9 +32,9 @@ from bloomery.model.lora import add_adapters
 from bloomery.model.transformer import Transformer
 from bloomery.objectives.reward import RankingLoss, Ties, ranking_loss
 from bloomery.objectives.terms import LossTerms
-from bloomery.tokens.chat import render
 from bloomery.tokens.loader import rows_of_step
-from bloomery.tokens.tokenizer import Tokenizer, load_tokenizer
+from bloomery.tokens.renderer import WholeRenderer, load_whole_renderer
+from bloomery.tokens.tokenizer import load_tokenizer
 from bloomery.train.checkpoint import Snapshots
 from bloomery.train.compute import prepare_model
 from bloomery.train.fit import Run, TrainingConfig, final_loss, fit, make_state
@@ -115,8 +115,8 @@ def reward_model(
     """Writes a reward model's folder. Raises DataError for rows that are no comparisons, or if none is left to train on."""
     if (out / "training.json").is_file():  # written last: nothing is left to do
         return _metrics(read_json(out / "training.json"))
-    device, tokenizer = resolve_device(runtime.device), load_tokenizer(init)
-    found = read_comparisons(config, pairs, tokenizer, max_tokens=read_config(init).max_positions)
+    device, render = resolve_device(runtime.device), load_whole_renderer(init, load_tokenizer(init))
+    found = read_comparisons(config, pairs, render, max_tokens=read_config(init).max_positions)
     if not found.train:
         raise DataError(
             f"{', '.join(map(str, pairs))}: found no comparison to train on ({len(found.held_out)} held out, {found.num_too_long} "
@@ -133,7 +133,7 @@ def reward_model(
     if trained.model is not None:
         model = trained.model.to(device)
         model.compute_dtype = torch.float32
-        scaling = _normalise(config, model, found, _reference_ids(references, tokenizer))
+        scaling = _normalise(config, model, found, _reference_ids(references, render))
         training["scaling"] = scaling._asdict() if scaling is not None else None
         training["held_out"] = _measure_whole(model, found.held_out, scaling)
         save_model(model, out, tokenizer=init, like=init)
@@ -143,28 +143,34 @@ def reward_model(
     return _metrics(read_json(out / "training.json"))
 
 
-def read_comparisons(config: RewardModelConfig, paths: Sequence[Path], tokenizer: Tokenizer, *, max_tokens: int) -> Comparisons:
-    """The comparisons of files of any known format, split by a hash of the prompt. Raises DataError naming file and line of a bad row."""
+def read_comparisons(config: RewardModelConfig, paths: Sequence[Path], render: WholeRenderer, *, max_tokens: int) -> Comparisons:
+    """The comparisons of files of any known format, split by a hash of the prompt (of the answers, where all have one prompt).
+
+    Raises DataError naming file and line of a row that is none.
+    """
+    rows = list(read_rankings(paths, format=config.format))
+    has_one_prompt = len({_digest(row.prompt, 0) for row in rows}) == 1
     keyed: list[tuple[bytes, RankedIds]] = []
     found = Comparisons([], [], 0, 0)
-    for row in read_rankings(paths, format=config.format):
-        is_held_out = int.from_bytes(_digest(row.prompt, 0), "big") < config.held_out_fraction * 2**64
+    for row in rows:
+        whole = [*row.prompt, *(message for answer in row.completions for message in answer)]
+        is_held_out = int.from_bytes(_digest(whole if has_one_prompt else row.prompt, 0), "big") < config.held_out_fraction * 2**64
         if len(set(row.ranks)) == 1 and (is_held_out or config.ties == "left_out"):
             found = found._replace(num_tied=found.num_tied + 1)
             continue
-        ranking = render_ranking(row, tokenizer)
+        ranking = render_ranking(row, render)
         if ranking.num_places > max_tokens:
             found = found._replace(num_too_long=found.num_too_long + 1)
         elif is_held_out:
             found.held_out.append(ranking)
         else:
-            keyed.append((_digest([*row.prompt, *(m for answer in row.completions for m in answer)], config.seed), ranking))
+            keyed.append((_digest(whole, config.seed), ranking))
     return found._replace(train=[ranking for _, ranking in sorted(keyed, key=lambda item: item[0])])
 
 
-def render_ranking(row: RankedRow, tokenizer: Tokenizer) -> RankedIds:
+def render_ranking(row: RankedRow, render: WholeRenderer) -> RankedIds:
     """The answers to a prompt as ids, each after the prompt."""
-    return RankedIds([render(tokenizer, [*row.prompt, *answer]).ids for answer in row.completions], row.ranks, row.margin or 0.0)
+    return RankedIds([render([*row.prompt, *answer]) for answer in row.completions], row.ranks, row.margin or 0.0)
 
 
 def first_pairs(rankings: Sequence[RankedIds], num_pairs: int) -> list[RankedIds]:
@@ -256,13 +262,13 @@ def _measure_whole(model: Transformer, rankings: Sequence[RankedIds], scaling: S
     return report_accuracy(compared, scale=scaling.deviation if scaling is not None else 1.0)
 
 
-def _reference_ids(paths: Sequence[Path], tokenizer: Tokenizer) -> list[list[int]]:
+def _reference_ids(paths: Sequence[Path], render: WholeRenderer) -> list[list[int]]:
     if not paths:
         return []
     rows = [row["messages"] for row in read_conversations(list(paths)) if row["messages"][-1]["role"] == "assistant"]
     if not rows:
         raise DataError(f"references: no conversation of {', '.join(map(str, paths))} ends with an answer")
-    return [render(tokenizer, messages).ids for messages in rows[:MAX_REFERENCES]]
+    return [render(messages) for messages in rows[:MAX_REFERENCES]]
 
 
 def _describe_run(state: TrainState, found: Comparisons, train: Sequence[RankedIds]) -> dict[str, Any]:

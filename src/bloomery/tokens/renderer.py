@@ -35,6 +35,24 @@ def load_renderer(folder: Path, tokenizer: Tokenizer) -> Renderer:
     return template.render_trained
 
 
+class WholeRenderer(Protocol):
+    """Ids of a conversation that is read, and not learnt to be said."""
+
+    def __call__(self, messages: Sequence[Message], *, tools: Sequence[Mapping[str, Any]] = ()) -> list[int]:
+        """Raises DataError for a conversation that there is no form for."""
+        ...
+
+
+def load_whole_renderer(folder: Path, tokenizer: Tokenizer) -> WholeRenderer:
+    """How a reward model's folder writes a whole conversation: `load_renderer` without a mask, so that any template will do."""
+    if all(token in tokenizer.special_ids for token in CHAT_TOKENS):
+        return lambda messages, *, tools=(): render(tokenizer, messages, tools=tools).ids
+    template = load_chat_template(folder, tokenizer)
+    if template is None:
+        raise DataError(f"{folder}: has no chat template, so there is no form for a conversation. Put a chat_template.jinja into it")
+    return lambda messages, *, tools=(): template.render(list(messages), tools=list(tools) or None)
+
+
 def load_prompt_renderer(folder: Path, tokenizer: Tokenizer) -> Callable[[Sequence[Message]], list[int]]:
     """How a conversation becomes a prompt for its next answer: `load_renderer` where nothing is trained, so that any template will do."""
     if all(token in tokenizer.special_ids for token in CHAT_TOKENS):

@@ -44,6 +44,7 @@ SOLUTION = {"is_correct": False, "solution": "wrong"}
 EXAMPLES: list[tuple[str, dict[str, Any], Sequence[Any]]] = [
     ("pairs", {"prompt": "q", "chosen": "a", "rejected": "b"}, [AB]),
     ("pairs", {"prompt": [user("q")], "chosen": [said("a")], "rejected": [said("b")], "margin": 2}, [AB._replace(margin=2.0)]),
+    ("pairs", {"prompt": "q", "chosen": "a", "rejected": "b", "probability": 0.7}, [AB._replace(probability=0.7)]),
     ("pairs", {"prompt": "q", "chosen": [user("q"), said("a")], "rejected": [user("q"), said("b")]}, [AB]),
     ("labels", {"prompt": "q", "completion": "a", "label": True}, [LabelledRow([user("q")], [said("a")], True)]),
     ("labels", {"prompt": [user("q")], "completion": [said("a")], "label": 0}, [LabelledRow([user("q")], [said("a")], False)]),
@@ -161,6 +162,7 @@ def test_rows_written_with_their_columns_are_read_as_what_they_were(write: Calla
     rows = [
         AB,
         AB._replace(margin=0.5),
+        AB._replace(probability=0.9),
         LabelledRow([user("q")], [said("a")], False),
         RankedRow([user("q")], [[said("a")], [said("b")]], [1, 1]),
     ]
@@ -178,6 +180,7 @@ def test_rows_written_with_their_columns_are_read_as_what_they_were(write: Calla
         ),
         ({"prompt": "q", "chosen": "a", "rejected": None}, r"rows\.jsonl:2: `rejected`: .* found None"),
         ({"prompt": "q", "chosen": "a", "rejected": [user("z"), said("b")]}, r"`rejected` begins with a message of the role user"),
+        ({"prompt": "q", "chosen": "a", "rejected": "b", "probability": 1.5}, r"jsonl:2: `probability` must be a number from 0 to 1"),
         (
             {"prompt": "q", "chosen": "a", "rejected": "b", "margin": "big"},
             r"rows\.jsonl:2: `margin` must be a number from 0 on, found 'big'",

@@ -111,7 +111,7 @@ def our_pairs(folders: tuple[Path, Path]) -> list[RenderedPair]:
 
 def our_loss(folders: tuple[Path, Path], **settings: Any) -> tuple[float, dict[str, float]]:
     pairs = our_pairs(folders)
-    reference_N2 = reference_logps(load_model(folders[1]), [answer for pair in pairs for answer in pair]).reshape(-1, 2)
+    reference_N2 = reference_logps(load_model(folders[1]), [answer for pair in pairs for answer in pair.answers]).reshape(-1, 2)
     arguments: dict[str, Any] = {"gamma": 0.0, "label_smoothing": 0.0, "nll_weight": 0.0, **settings}
     terms = pair_objective(load_model(folders[0]), make_pair_batch(pairs, reference_N2, "cpu"), **arguments)
     return (terms.loss_sum / terms.weight).item(), {name: (value / terms.weight).item() for name, value in terms.metrics.items()}

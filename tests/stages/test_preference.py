@@ -90,7 +90,7 @@ def test_an_interrupted_run_ends_with_the_same_bytes(
 
 def test_an_answers_log_probability_is_the_sum_over_its_tokens_and_its_company_adds_nothing(tiny_checkpoint: Path, pairs: Path) -> None:
     model, found = load_model(tiny_checkpoint), read_all(pairs, tiny_checkpoint)[:6]
-    answers = [answer for p in found for answer in p]
+    answers = [answer for p in found for answer in p.answers]
     packed = pack_answers(answers, "cpu")
     assert len(packed.token_BT) < len(answers)  # several to a row
     logp_N, length_N = answer_logps(model, packed)
@@ -128,7 +128,7 @@ def test_batches_by_length_hold_every_item_once_and_keep_to_the_limit() -> None:
 
 def test_micro_batches_give_the_gradient_of_the_whole(tiny_checkpoint: Path, pairs: Path) -> None:
     found = read_all(pairs, tiny_checkpoint)[:7]
-    reference_N2 = reference_logps(load_model(tiny_checkpoint), [a for p in found for a in p]).reshape(-1, 2) + 0.5
+    reference_N2 = reference_logps(load_model(tiny_checkpoint), [a for p in found for a in p.answers]).reshape(-1, 2) + 0.5
     settings: dict[str, Any] = {"beta": 0.1, "gamma": 0.5, "label_smoothing": 0.1, "nll_weight": 0.3}
     for loss in ("sigmoid", "orpo"):
         gradients = []
@@ -146,12 +146,28 @@ def test_micro_batches_give_the_gradient_of_the_whole(tiny_checkpoint: Path, pai
 def test_equal_answers_teach_nothing(tiny_checkpoint: Path, pairs: Path) -> None:
     found = [p._replace(rejected=p.chosen) for p in read_all(pairs, tiny_checkpoint)[:4]]
     model = load_model(tiny_checkpoint)
-    reference_N2 = reference_logps(model, [a for p in found for a in p]).reshape(-1, 2)
+    reference_N2 = reference_logps(model, [a for p in found for a in p.answers]).reshape(-1, 2)
     batch = make_pair_batch(found, reference_N2, "cpu")
     terms = pair_objective(model, batch, loss="sigmoid", beta=0.1, gamma=0.0, label_smoothing=0.0, nll_weight=0.0)
     terms.loss_sum.backward()
     assert terms.loss_sum.item() == pytest.approx(4 * math.log(2), rel=1e-5)
     assert max(p.grad.abs().max().item() for p in model.parameters()) < 1e-6
+
+
+def test_a_soft_label_smooths_its_own_pair_only(tiny_checkpoint: Path, pairs: Path) -> None:
+    found = read_all(pairs, tiny_checkpoint)[:2]
+    reference_N2 = np.array([[0.0, 40.0], [7.0, 0.0]])
+    settings: dict[str, Any] = {"beta": 0.1, "gamma": 0.0, "nll_weight": 0.0}
+
+    def loss_of(pairs: list[Any], rows: slice, loss: Any = "sigmoid", smoothing: float = 0.0) -> float:
+        batch = make_pair_batch(pairs, reference_N2[rows], "cpu")
+        return pair_objective(load_model(tiny_checkpoint), batch, loss=loss, label_smoothing=smoothing, **settings).loss_sum.item()
+
+    soft = [found[0]._replace(probability=0.7), found[1]]
+    expected = loss_of(found[:1], slice(0, 1), smoothing=0.3) + loss_of(found[1:], slice(1, 2), smoothing=0.1)
+    assert loss_of(soft, slice(0, 2), smoothing=0.1) == pytest.approx(expected, rel=1e-5)
+    assert loss_of(soft, slice(0, 2)) != pytest.approx(loss_of(found, slice(0, 2)), rel=1e-3)
+    assert loss_of(soft, slice(0, 2), "hinge") == loss_of(found, slice(0, 2), "hinge")
 
 
 def test_an_earlier_answer_is_not_judged(tmp_path: Path, tiny_checkpoint: Path) -> None:
@@ -245,7 +261,7 @@ def test_another_checkpoint_can_be_the_reference(tmp_path: Path, tiny_checkpoint
     first = json.loads((tmp_path / "out" / "training.json").read_text())["validation"][0]
     model, other = load_model(tiny_checkpoint), load_model(tmp_path / "other")
     held_out = render_pairs(read_pairs(pairs), load_tokenizer(tiny_checkpoint), max_tokens=48, held_out_fraction=0.1).held_out
-    ratio = np.array([reference_logps(m, [a for p in held_out for a in p]).reshape(-1, 2) for m in (model, other)])
+    ratio = np.array([reference_logps(m, [a for p in held_out for a in p.answers]).reshape(-1, 2) for m in (model, other)])
     expected = 0.1 * (ratio[0] - ratio[1])
     assert first["margin"] == pytest.approx((expected[:, 0] - expected[:, 1]).mean(), abs=1e-4) and abs(first["margin"]) > 1e-3
     (tmp_path / "other" / "tokenizer.json").write_text((tmp_path / "other" / "tokenizer.json").read_text() + " ")

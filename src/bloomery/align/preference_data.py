@@ -18,10 +18,19 @@ from bloomery.tokens.tokenizer import Tokenizer
 
 
 class RenderedPair(NamedTuple):
-    """A rendered prompt with the answer that was preferred and the one that was not; only the answers' tokens are masked in."""
+    """A rendered prompt with the answer that was preferred and the one that was not; only the answers' tokens are masked in.
+
+    `probability` is the chance that it is so, if a row says one.
+    """
 
     chosen: Rendered
     rejected: Rendered
+    probability: float | None = None
+
+    @property
+    def answers(self) -> tuple[Rendered, Rendered]:
+        """Both, the chosen one first."""
+        return self.chosen, self.rejected
 
 
 class RenderedLabel(NamedTuple):
@@ -54,8 +63,8 @@ def render_pairs(rows: Iterable[PairRow], tokenizer: Tokenizer, *, max_tokens: i
     """Pairs as ids, split by a hash of the prompt."""
 
     def to_pair(row: PairRow) -> RenderedPair | None:
-        pair = RenderedPair(*(render_answer(tokenizer, row.prompt, answer) for answer in (row.chosen, row.rejected)))
-        return pair if max(num_places(answer) for answer in pair) <= max_tokens else None
+        chosen, rejected = (render_answer(tokenizer, row.prompt, answer) for answer in (row.chosen, row.rejected))
+        return RenderedPair(chosen, rejected, row.probability) if max(map(num_places, (chosen, rejected))) <= max_tokens else None
 
     return _split(list(rows), to_pair, held_out_fraction)
 

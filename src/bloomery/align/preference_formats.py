@@ -5,6 +5,7 @@ the others are those of published data sets. What a row does not say is not gues
 a RowError, which the reader turns into a DataError with file and line.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple  # Any: a row of JSON
@@ -21,12 +22,14 @@ REVIEW_PROMPT = "Write a sentence from a film review."
 
 
 class PairRow(NamedTuple):
-    """Two answers to one prompt, the first one better, by `margin` if that is known (TRL's column; used by reward models)."""
+    """Two answers to one prompt, the first one better: by `margin` if that is known (TRL's column; used by reward models), with the
+    chance `probability` if whoever judged was not sure (a soft label)."""
 
     prompt: list[Message]
     chosen: list[Message]
     rejected: list[Message]
     margin: float | None = None
+    probability: float | None = None
 
 
 class LabelledRow(NamedTuple):
@@ -44,6 +47,7 @@ class RankedRow(NamedTuple):
     completions: list[list[Message]]
     ranks: list[int]
     margin: float | None = None
+    probability: float | None = None
 
 
 PreferenceRow = PairRow | LabelledRow | RankedRow
@@ -68,10 +72,11 @@ def find_format(columns: Iterable[str]) -> Format | None:
 
 
 def parse_pair(row: Mapping[str, Any]) -> list[PreferenceRow]:
-    """TRL's `prompt, chosen, rejected[, margin]`: strings or messages. Answers that repeat the prompt (UltraFeedback) lose it."""
+    """TRL's `prompt, chosen, rejected[, margin]` and our `probability`: strings or messages. Answers that repeat the prompt
+    (UltraFeedback) lose it."""
     prompt = read_prompt(row["prompt"])
     chosen, rejected = (read_answer(row[name], f"`{name}`", prompt) for name in ("chosen", "rejected"))
-    return [PairRow(prompt, chosen, rejected, _read_margin(row.get("margin")))]
+    return [PairRow(prompt, chosen, rejected, _read_number(row, "margin"), _read_number(row, "probability", most=1.0))]
 
 
 def parse_labelled(row: Mapping[str, Any]) -> list[PreferenceRow]:
@@ -208,11 +213,12 @@ def _said(message: Message) -> tuple[str, str]:
     return message["role"], message["content"]
 
 
-def _read_margin(value: Any) -> float | None:
+def _read_number(row: Mapping[str, Any], name: str, *, most: float = math.inf) -> float | None:
+    value = row.get(name)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != value or value < 0:
-        raise RowError(f"`margin` must be a number from 0 on, found {value!r:.80}")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= most:
+        raise RowError(f"`{name}` must be a number from 0 {'on' if most == math.inf else f'to {most:g}'}, found {value!r:.80}")
     return float(value)
 
 

@@ -4,6 +4,7 @@ Shapes: N answers; of pairs chosen and rejected by turns, so N is twice the numb
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -27,10 +28,14 @@ PairLoss = DpoLoss | Literal["simpo", "orpo"]
 
 @dataclass(frozen=True, kw_only=True)
 class PairBatch:
-    """Pairs: answer 2i is pair i's chosen one, answer 2i + 1 its rejected one. The reference's log-probabilities are float32 [N]."""
+    """P pairs: answer 2i is pair i's chosen one, answer 2i + 1 its rejected one. The reference's log-probabilities are float32 [N].
+
+    `probability_P` is the chance that a pair's label is right, NaN where nobody said.
+    """
 
     answers: Answers
     reference_logp_N: Tensor
+    probability_P: Tensor
 
     @property
     def document_BT(self) -> Tensor:
@@ -58,8 +63,11 @@ class LabelBatch:
 
 def make_pair_batch(pairs: Sequence[RenderedPair], reference_N2: np.ndarray, device: torch.device | str) -> PairBatch:
     """The tensors of some pairs; reference_N2 holds the reference's log-probabilities (chosen, rejected) of each."""
-    answers = pack_answers([answer for pair in pairs for answer in pair], device)
-    return PairBatch(answers=answers, reference_logp_N=_tensor(reference_N2.reshape(-1), device))
+    answers = pack_answers([answer for pair in pairs for answer in pair.answers], device)
+    probability = np.array([math.nan if pair.probability is None else pair.probability for pair in pairs])
+    return PairBatch(
+        answers=answers, reference_logp_N=_tensor(reference_N2.reshape(-1), device), probability_P=_tensor(probability, device)
+    )
 
 
 def make_label_batch(
@@ -90,7 +98,10 @@ def swap_answer(label: RenderedLabel, other: RenderedLabel) -> Rendered:
 def pair_objective(
     model: Transformer, batch: PairBatch, *, loss: PairLoss, beta: float, label_smoothing: float, gamma: float, nll_weight: float
 ) -> LossTerms:
-    """The named loss of a batch of pairs; `nll_weight` times the chosen answers' mean negative log-probability is added (RPO)."""
+    """The named loss of a batch of pairs; `nll_weight` times the chosen answers' mean negative log-probability is added (RPO).
+
+    Where a pair has a probability p, "sigmoid" and "sigmoid_norm" take 1 - p for its label_smoothing: a soft label.
+    """
     logp_N, length_N = answer_logps(model, batch.answers)
     policy, length, reference = (OfPair(*x.view(-1, 2).unbind(1)) for x in (logp_N, length_N, batch.reference_logp_N))
     if loss == "simpo":
@@ -98,7 +109,10 @@ def pair_objective(
     elif loss == "orpo":
         terms = orpo_loss(policy, length, weight=beta)
     else:
-        terms = dpo_loss(policy, reference, length, beta=beta, loss=loss, label_smoothing=label_smoothing)
+        smoothing: float | Tensor = label_smoothing
+        if loss in ("sigmoid", "sigmoid_norm"):
+            smoothing = torch.where(batch.probability_P.isnan(), label_smoothing, 1 - batch.probability_P)
+        terms = dpo_loss(policy, reference, length, beta=beta, loss=loss, label_smoothing=smoothing)
     chosen_nll = -(policy.chosen_N / length.chosen_N.clamp_min(1)).sum()
     more = {"chosen_nll": chosen_nll.detach(), "chosen_length": length.chosen_N.sum(), "rejected_length": length.rejected_N.sum()}
     return LossTerms(terms.loss_sum + nll_weight * chosen_nll if nll_weight else terms.loss_sum, terms.weight, {**terms.metrics, **more})

@@ -23,6 +23,7 @@ from bloomery.core.cached_arrays import cache_folder, find_arrays, keep_arrays
 from bloomery.core.files import sha256_file
 from bloomery.core.metrics import Bar
 from bloomery.core.stage import Runtime
+from bloomery.model.device import keep_freed_memory
 from bloomery.model.transformer import Transformer
 from bloomery.model.weights import weight_files
 from bloomery.tokens.chat import Rendered
@@ -54,6 +55,7 @@ def cached_reference_logps(
     folder = Path(os.environ.get("BLOOMERY_REFERENCE_CACHE") or cache_folder() / "reference")
     found = find_arrays(key, ("logp",), folder=folder)
     if dist.maximum(found is None):  # one that has them waits for those that have not
+        keep_freed_memory()
         with runtime.progress(len(unique), "reference answers") as bar:
             found = {"logp": reference_logps(make_model(), list(unique.values()), bar=bar)}
         keep_arrays(key, found, folder=folder)

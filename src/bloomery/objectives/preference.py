@@ -28,12 +28,12 @@ class OfPair(NamedTuple):
 
 
 def dpo_loss(
-    policy: OfPair, reference: OfPair, length: OfPair, *, beta: float, loss: DpoLoss = "sigmoid", label_smoothing: float = 0.0
+    policy: OfPair, reference: OfPair, length: OfPair, *, beta: float, loss: DpoLoss = "sigmoid", label_smoothing: float | Tensor = 0.0
 ) -> LossTerms:
     """Direct preference optimisation, summed over pairs; the weight is the number of pairs.
 
     "sigmoid": -log sigmoid(beta * gap) (DPO, arXiv:2305.18290, eq. 7); with `label_smoothing` e, the chance that a label
-      is wrong, (1 - e) * L(gap) + e * L(-gap) (conservative DPO, Mitchell 2023, eq. 3).
+      is wrong, one for all or [N] of each pair, (1 - e) * L(gap) + e * L(-gap) (conservative DPO, Mitchell 2023, eq. 3).
     "robust": ((1 - e) * L(gap) - e * L(-gap)) / (1 - 2 e): L of the true labels on average, if a share e of those
       given is flipped (arXiv:2403.00409, eq. 12). May be negative.
     "sigmoid_norm": as "sigmoid", of log-ratios averaged over each answer's tokens (Tulu 3, arXiv:2411.15124, eq. 6).

@@ -86,7 +86,7 @@ class PreferenceConfig(TrainingConfig):
     """SimPO: the margin that a pair's rewards are to have."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
     """The share of pairs that may be labelled the wrong way round: conservative DPO with "sigmoid" and "sigmoid_norm", unbiased
-    with "robust"."""
+    with "robust". A pair whose row has a `probability` of being right is smoothed by that instead ("sigmoid", "sigmoid_norm")."""
     nll_weight: NonNegativeFloat = 0.0
     """Weight of the chosen answer's mean negative log-probability, added to the loss of pairs (RPO, arXiv:2404.19733, eq. 1)."""
     desirable_weight: NonNegativeFloat = 0.0
@@ -207,9 +207,9 @@ def plan_pairs(
     found = render_pairs(rows, tokenizer, max_tokens=model.config.max_positions, held_out_fraction=config.held_out_fraction)
     _check_number(found, pairs, "pairs", at_least=parallel.layout.data)
     everything = [*found.train, *found.held_out]
-    answers = [answer for pair in everything for answer in pair]
+    answers = [answer for pair in everything for answer in pair.answers]
     reference_N2 = np.zeros((len(everything), 2)) if config.loss in REFERENCE_FREE else reference_of(answers).reshape(-1, 2)
-    num_tokens = [sum(map(num_places, pair)) for pair in everything]
+    num_tokens = [sum(map(num_places, pair.answers)) for pair in everything]
 
     def make_batches(indices: np.ndarray) -> list[PairBatch]:
         parts = [indices[part] for part in batches_by_length([num_tokens[i] for i in indices], places)]

@@ -14,7 +14,7 @@ LOWER = {"core", "objectives", "scaling"}
 ALGORITHMS = {"curate", "tokens", "model", "train", "generate", "align", "evaluate", "chat"}
 
 ARROWS = {
-    "cli": {"pipeline", "web", "chat", "align", "evaluate", "generate", "tokens", "model", "stages", "curate", "core"},
+    "cli": {"pipeline", "web", "chat", "align", "evaluate", "generate", "tokens", "model", "stages", "curate", "scaling", "core"},
     "pipeline": {"stages", "curate", "core"},
     "web": {"chat", "generate", "evaluate", "curate", "tokens", "core"},
     "stages": ALGORITHMS | LOWER,

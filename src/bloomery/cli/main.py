@@ -5,6 +5,7 @@ bloomery chat runs/quickstart           talk to it
 bloomery serve runs/quickstart          let OpenAI's clients talk to it
 bloomery export runs/quickstart         take it away, for transformers or llama.cpp
 bloomery arena MODEL MODEL --prompts    who answers better?
+bloomery budget --params 1B             what would it cost?
 bloomery status|why|report|inspect RUN  look at a run
 bloomery stage NAME --input ... --out   one stage on your own files
 """
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any  # Any: rows for a table
 
 import typer
 
-from bloomery.cli import arena, evaluation, generation, looks, models, scoring, serving
+from bloomery.cli import arena, budget, evaluation, generation, looks, models, scoring, serving
 from bloomery.cli.display import (
     Debug,
     Json,
@@ -230,6 +231,7 @@ app.command(
 app.command(epilog=scoring.SCORE_EXAMPLES)(scoring.score)
 app.command(epilog=models.EXPORT_EXAMPLES)(models.export)
 app.command(epilog=arena.ARENA_EXAMPLES)(arena.arena)
+app.command(epilog=budget.BUDGET_EXAMPLES)(budget.budget)
 
 
 def main() -> None:

@@ -39,6 +39,7 @@ def draw_curves(
     width_inches: float = 6.4,
     height_inches: float = 3.1,
     marks: Mapping[str, Sequence[float]] | None = None,
+    log_x: bool = False,
 ) -> str:
     """Lines over one x axis; a series of few points also shows its points. `marks` are places on that axis, by what is there."""
     with mpl.rc_context(STYLE):
@@ -51,6 +52,8 @@ def draw_curves(
             axes.plot(x, y, color=color, label=name, linewidth=1.6, marker="o" if len(points) <= 30 else "", markersize=3.5)
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
+        if log_x:
+            axes.set_xscale("log")
         axes.xaxis.set_major_formatter(lambda value, _: _short(value))
         if len(series) + sum(map(bool, (marks or {}).values())) > 1:
             axes.legend()
@@ -124,7 +127,7 @@ def _colors(count: int) -> list[str]:
 def _short(value: float) -> str:
     if 1e3 <= abs(value) < 1e5 and value == int(value):
         return f"{value:,.0f}"
-    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+    for size, letter in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
             return f"{value / size:.4g}{letter}"
     return f"{value:.4g}"

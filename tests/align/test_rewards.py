@@ -154,3 +154,14 @@ def test_a_specification_names_the_columns_it_needs_and_itself() -> None:
     assert RewardSpec(source="number", column="gold").needed_columns == ("gold",)
     assert RewardSpec(source="format", pattern="a").needed_columns == () == RewardSpec(source="model").needed_columns
     assert RewardSpec(source="function", function="f").part == "f" and RewardSpec(source="function", name="n", function="f").part == "n"
+
+
+def test_rules_of_writing_are_a_reward_by_the_share_that_is_followed() -> None:
+    source = make_rewards([RewardSpec(source="rules", rules=["right", "calm", "bare", "sure"])])
+    texts = ["8", "8!", "maybe 9!", "The answer is 8."]
+    scores = source([{"messages": [{"role": "user", "content": "3 + 5?"}], "answer": "8"}] * 4, [Answer(text, True) for text in texts])
+    assert scores.total == [1.0, 0.75, 0.25, 0.75]
+    with pytest.raises(ValueError, match="needs the names of some"):
+        RewardSpec(source="rules")
+    with pytest.raises(ValueError, match='did you mean "calm"'):
+        RewardSpec(source="rules", rules=["calmm"])

@@ -222,3 +222,17 @@ def test_orpo_is_the_nll_and_a_share_of_the_odds_ratio() -> None:
 
 def test_the_examples_in_the_docstrings_are_true() -> None:
     assert doctest.testmod(module).failed == 0
+
+
+def test_a_soft_label_weighs_both_directions_and_turned_round_with_its_complement_says_the_same() -> None:
+    logps, label_N = draw(3), torch.tensor([0.5, 0.6, 0.75, 0.9, 1.0, 0.2], dtype=torch.float64)
+    for loss in ("sigmoid", "sigmoid_norm"):
+        soft = loss_of(logps, beta=0.3, loss=loss, label_smoothing=1 - label_N).loss_sum
+        singly = [
+            loss_of([x[i : i + 1] for x in logps], OfPair(*(x[i : i + 1] for x in LENGTHS)), beta=0.3, loss=loss, label_smoothing=e)
+            for i, e in enumerate((1 - label_N).tolist())
+        ]
+        assert soft.item() == pytest.approx(sum(terms.loss_sum.item() for terms in singly))
+        swapped = [logps[1], logps[0], logps[3], logps[2]]
+        turned = loss_of(swapped, OfPair(*LENGTHS[::-1]), beta=0.3, loss=loss, label_smoothing=label_N).loss_sum
+        assert turned.item() == pytest.approx(soft.item())

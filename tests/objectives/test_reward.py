@@ -178,3 +178,14 @@ def test_plackett_luce_recovers_the_strengths_that_rankings_were_drawn_from() ->
 
         optimizer.step(close)
         torch.testing.assert_close((found_K - found_K.mean()).detach(), strength_K - strength_K.mean(), atol=0.03, rtol=0)
+
+
+def test_soft_labels_are_the_cross_entropy_of_torch() -> None:
+    reward_NK, label_N = 3 * draw(5, 2), torch.tensor([0.5, 0.6, 0.75, 1.0, 0.1])
+    ranks = torch.tensor([[1, 2]]).expand(5, 2)
+    ours = ranking_loss(reward_NK, ranks, wrong_N=1 - label_N).loss_sum
+    theirs = torch.nn.functional.binary_cross_entropy_with_logits(reward_NK[:, 0] - reward_NK[:, 1], label_N, reduction="sum")
+    assert ours.item() == pytest.approx(theirs.item(), rel=1e-6)
+    turned = ranking_loss(reward_NK.flip(1), ranks, wrong_N=label_N).loss_sum
+    assert turned.item() == pytest.approx(ours.item(), rel=1e-6)
+    assert ranking_loss(reward_NK, ranks, wrong_N=torch.zeros(5)).loss_sum == ranking_loss(reward_NK, ranks).loss_sum

@@ -146,7 +146,7 @@ def _sample_chunk(config: CandidatesConfig, engine: Engine, tokenizer: Tokenizer
     records = []
     for i in range(len(chunk)):
         mine = samples[i * config.num_samples : (i + 1) * config.num_samples]
-        answers = [Answer(tokenizer.decode(sample.tokens), sample.finish == "end")._asdict() for sample in mine]
+        answers = [Answer(tokenizer.decode(sample.tokens), sample.finish == "end", len(sample.tokens))._asdict() for sample in mine]
         records.append({"answers": answers, "tokens": [len(sample.tokens) for sample in mine]})
     return records
 

@@ -23,7 +23,7 @@ from typing import Any, Literal, NamedTuple  # Any: a row of JSON, and the value
 
 from pydantic import Field, field_validator
 
-from bloomery.core.config import Config, check_config
+from bloomery.core.config import Config, check_config, suggest
 from bloomery.core.conversation import Message
 from bloomery.core.errors import ConfigError
 from bloomery.generate.answer_rules import AnswerRule, choose_rules
@@ -118,6 +118,15 @@ def parse_constitution(table: Mapping[str, Any], *, name: str) -> Constitution:
     if problems or wording is None:
         raise ConfigError("\n  ".join([f"{name}: {len(problems)} mistake(s)", *problems]))
     return Constitution(principles, wording)
+
+
+def choose_principles(constitution: Constitution, names: Sequence[str]) -> Constitution:
+    """The constitution with these of its principles only; all for []. Raises ConfigError for a name that it has not got."""
+    known = {principle.name: principle for principle in constitution.principles}
+    for name in names:
+        if name not in known:
+            raise ConfigError(f'draw_from: the constitution has no principle "{name}"; {suggest(name, known)}')
+    return constitution._replace(principles=[known[name] for name in names]) if names else constitution
 
 
 def draw_principles(principles: Sequence[Principle], count: int, *, key: str) -> list[Principle]:

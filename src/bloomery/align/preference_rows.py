@@ -74,7 +74,7 @@ def read_rankings(paths: Path | Sequence[Path], *, format: str = "auto") -> Iter
             if isinstance(row, RankedRow):
                 yield row
             elif isinstance(row, PairRow):
-                yield RankedRow(row.prompt, [row.chosen, row.rejected], [1, 2], row.margin)
+                yield RankedRow(row.prompt, [row.chosen, row.rejected], [1, 2], row.margin, row.probability)
             else:
                 labelled.setdefault(_key(row.prompt), []).append(row)
         for rows in labelled.values():

@@ -32,11 +32,12 @@ ROUND_UP_TOKENS = 16
 
 
 class RankedIds(NamedTuple):
-    """Answers to one prompt as ids, prompt included, each with its rank (1 is best); `margin` as in objectives/reward.py."""
+    """Answers to one prompt as ids, prompt included, each with its rank (1 is best); `margin` and `wrong` as in objectives/reward.py."""
 
     answers: list[list[int]]
     ranks: list[int]
     margin: float = 0.0
+    wrong: float = 0.0
 
     @property
     def num_places(self) -> int:
@@ -46,7 +47,7 @@ class RankedIds(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class RankBatch:
-    """The answers to some prompts, one a row. int64, but margin_N (float32).
+    """The answers to some prompts, one a row. int64, but margin_N and wrong_N (float32).
 
     document_BT is 1 where there is a token, last_B the place of an answer's last one, row_NK the row of each answer, rank_NK its
     rank (0: no answer there; the row is then 0).
@@ -58,6 +59,7 @@ class RankBatch:
     row_NK: Tensor
     rank_NK: Tensor
     margin_N: Tensor
+    wrong_N: Tensor
 
 
 def make_rank_batch(rankings: Sequence[RankedIds], device: torch.device | str) -> RankBatch:
@@ -70,10 +72,12 @@ def make_rank_batch(rankings: Sequence[RankedIds], device: torch.device | str) -
         row[n, :count], rank[n, :count] = np.arange(used, used + count), ranking.ranks
         used += count
     token_BT, document_BT, last_B = _pad([ids for ranking in rankings for ids in ranking.answers])
-    margin_N = torch.tensor([ranking.margin for ranking in rankings], dtype=torch.float32)
-    found = (token_BT, document_BT, last_B, torch.from_numpy(row), torch.from_numpy(rank), margin_N)
+    margin_N, wrong_N = (
+        torch.tensor(values, dtype=torch.float32) for values in zip(*((one.margin, one.wrong) for one in rankings), strict=True)
+    )
+    found = (token_BT, document_BT, last_B, torch.from_numpy(row), torch.from_numpy(rank), margin_N, wrong_N)
     tensors = [tensor.to(device, non_blocking=True) for tensor in found]
-    names = ("token_BT", "document_BT", "last_B", "row_NK", "rank_NK", "margin_N")
+    names = ("token_BT", "document_BT", "last_B", "row_NK", "rank_NK", "margin_N", "wrong_N")
     return RankBatch(**dict(zip(names, tensors, strict=True)))
 
 

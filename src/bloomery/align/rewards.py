@@ -28,6 +28,7 @@ from bloomery.align.verifiers import Compare, is_number, is_text, right_number, 
 from bloomery.core.config import Config
 from bloomery.core.errors import ConfigError, DataError
 from bloomery.core.stage import Endpoint
+from bloomery.generate.answer_rules import choose_rules, followed_fraction
 from bloomery.generate.sandbox import SandboxLimits
 from bloomery.generate.verify import has_format, verify
 from bloomery.model.device import Precision
@@ -42,7 +43,19 @@ UNFINISHED = 0.0
 """Ran into the limit of tokens: nobody asked for that, even if it begins with the right answer."""
 
 Source = Literal[
-    "verifier", "exact", "number", "format", "tests", "reasoning_gym", "model", "judge", "function", "length", "repetition", "stopped"
+    "verifier",
+    "exact",
+    "number",
+    "format",
+    "tests",
+    "reasoning_gym",
+    "model",
+    "judge",
+    "function",
+    "rules",
+    "length",
+    "repetition",
+    "stopped",
 ]
 PROGRAMS = ("exact", "number", "format", "tests", "reasoning_gym")
 """Sources that say by program whether an answer is right: an unfinished one is worth nothing to them."""
@@ -70,6 +83,7 @@ ONLY_FOR: Mapping[str, tuple[Source, ...]] = {
     "judge_model": ("judge",),
     "num_principles": ("judge",),
     "opponents": ("judge",),
+    "rules": ("rules",),
     "unit": ("length",),
     "max_length": ("length",),
     "buffer_length": ("length",),
@@ -84,7 +98,8 @@ class RewardSpec(Config):
     source: Source
     """"verifier": the row's `answer` and `format` (right 1, wrong 0.3, malformed 0.1, unfinished 0); "exact", "number", "format", "tests",
     "reasoning_gym": 1 or 0 by program; "model": a reward model; "judge": a model asked which answer is better; "function": your own, TRL's
-    signature; "length", "repetition": penalties, 0 to -1; "stopped": 1 for an answer that ended by itself. See docs/rewards.md."""
+    signature; "rules": the share of rules of writing that are followed; "length", "repetition": penalties, 0 to -1; "stopped": 1 for an
+    answer that ended by itself. See docs/rewards.md."""
     name: str = Field(default="", pattern=r"^[\w.-]*$")
     """Of this part in logs; "" = what the source, or the function, is called."""
     weight: float = 1.0
@@ -126,6 +141,8 @@ class RewardSpec(Config):
     """That each two answers are compared by."""
     opponents: PositiveInt = 2
     """Other answers to the same prompt that each is compared with."""
+    rules: list[str] = Field(default=[])
+    """Of generate/answer_rules.py: "right", "bare", "sure", "calm", "clean", "once", "not_shouted", "full_stop", "short", "courteous"."""
     unit: LengthUnit = "tokens"
     max_length: NonNegativeInt = 0
     """The length at which the penalty is -1."""
@@ -161,6 +178,12 @@ class RewardSpec(Config):
             raise ValueError(
                 f"max_length = {self.max_length} with buffer_length = {self.buffer_length}: expected 0 <= buffer <= max, max > 0"
             )
+        if self.source == "rules" and not self.rules:
+            raise ValueError('source = "rules" needs the names of some: rules = ["calm", "short"]')
+        try:
+            choose_rules(self.rules)
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
         try:
             re.compile(self.pattern)
         except re.error as error:
@@ -287,6 +310,8 @@ def _program_source(spec: RewardSpec) -> RewardSource:
 def _judge_by_program(spec: RewardSpec, row: Row, answer: Answer) -> float:
     if spec.source == "stopped":
         return float(answer.stopped)
+    if spec.source == "rules":
+        return followed_fraction(choose_rules(spec.rules), row, answer.text)
     if spec.source == "repetition":
         return repetition_penalty(answer.text, ngram_words=spec.ngram_words)
     if spec.source == "number":

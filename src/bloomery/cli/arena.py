@@ -18,17 +18,22 @@ from bloomery.cli.models import DEFAULT_STORE, StoreOption
 
 if TYPE_CHECKING:
     from bloomery.evaluate.arena import Judge
+    from bloomery.evaluate.elo import EloRating
     from bloomery.evaluate.ratings import Battle, Ratings
 
 ARENA_EXAMPLES = (
     "Examples:\n\n    bloomery arena runs/quickstart/sft runs/quickstart/dpo --prompts my_prompts.jsonl --out arena    (you judge)\n\n"
     "    bloomery arena quickstart path/to/other_model --prompts runs/quickstart/skills --judge gold --out arena\n\n"
+    "    bloomery arena runs/align-demo --prompts runs/align-demo/careful --judge gold --out arena    (all models of a run)\n\n"
     "    bloomery arena a b c --prompts my_prompts.jsonl --judge path/to/judging_model --out arena"
 )
 
 
 def arena(
-    model: Annotated[list[str], typer.Argument(help="Two or more runs, checkpoints or Hugging Face folders.", metavar="RUN|MODEL...")],
+    model: Annotated[
+        list[str],
+        typer.Argument(help="Two or more runs, checkpoints or Hugging Face folders; one run: all its models.", metavar="RUN|MODEL..."),
+    ],
     prompts: Annotated[list[str], typer.Option("--prompts", help="Conversation rows: a JSONL file or an artifact.", metavar="PATH")],
     out: Annotated[Path, typer.Option("--out", help="A folder for answers, battles and ratings.", metavar="DIR")],
     judge: Annotated[
@@ -46,14 +51,18 @@ def arena(
     with session(as_json=as_json, debug=debug, on_interrupt="Stopped. The same command continues."):
         from bloomery.core.errors import ConfigError
 
+        if len(model) == 1:
+            model = _models_of_run(model[0], store)
         if len(set(model)) < 2 or len(set(model)) != len(model):
             raise ConfigError(f"an arena needs two models or more, each once; found {', '.join(model)}")
         if as_json and judge == "person":
             raise ConfigError("--json needs --judge gold or a model: a person judges on the screen")
 
+        from bloomery.core.errors import DataError
         from bloomery.core.files import write_json
         from bloomery.evaluate.arena import hold_battles, plan_pairings
-        from bloomery.evaluate.ratings import rate
+        from bloomery.evaluate.elo import elo_ratings
+        from bloomery.evaluate.ratings import rate, win_rates
         from bloomery.evaluate.tasks.skills import question
 
         rows = _read_rows(prompts, store, num_prompts)
@@ -71,34 +80,58 @@ def arena(
                 file.write(json.dumps(battle._asdict(), ensure_ascii=False) + "\n")
                 file.flush()
                 battles.append(battle)
-        ratings = rate(battles, seed=seed)
-        write_json(out / "ratings.json", ratings.record())
+        elo = elo_ratings(battles, seed=seed)
+        rates = {a: {b: rate.record() for b, rate in of_a.items()} for a, of_a in win_rates(battles, seed=seed).items()}
+        record = {"elo": [one.record() for one in elo], "win_rates": rates}
+        try:
+            ratings = rate(battles, seed=seed)
+        except DataError:
+            write_json(out / "ratings.json", record)  # Elo has an answer where no strengths are likeliest
+            raise
+        record |= ratings.record()
+        write_json(out / "ratings.json", record)
         if as_json:
-            print_json({"path": str(out), "decided": len(battles), "planned": len(plan), **ratings.record()})
+            print_json({"path": str(out), "decided": len(battles), "planned": len(plan), **record})
         else:
-            show_ratings(ratings, decided=len(battles), planned=len(plan))
+            show_ratings(ratings, elo, decided=len(battles), planned=len(plan))
 
 
-def show_ratings(ratings: "Ratings", *, decided: int, planned: int) -> None:
+def show_ratings(ratings: "Ratings", elo: "Sequence[EloRating]", *, decided: int, planned: int) -> None:
     """Standings, and what each made against each other."""
+    elo_of = {one.name: one for one in elo}
     rows = [
         [
             one.name,
             f"{one.rating.value:.0f}",
             f"{one.rating.low:.0f} to {one.rating.high:.0f}",
+            f"{elo_of[one.name].rating.value:.0f} ± {elo_of[one.name].order_spread:.0f}",
             str(one.wins),
             str(one.ties),
             str(one.losses),
         ]
         for one in ratings.standings
     ]
-    print_table(["model", "rating", "95 % interval", "won", "tied", "lost"], rows, title=f"{decided} of {planned} battles")
+    print_table(
+        ["model", "Bradley-Terry", "95 % interval", "Elo ± order", "won", "tied", "lost"], rows, title=f"{decided} of {planned} battles"
+    )
     order = [ratings.names.index(one.name) for one in ratings.standings]
     points = [
         [ratings.names[a], *("-" if a == b else f"{ratings.points_PP[a, b]:g} of {ratings.battles_PP[a, b]:g}" for b in order)]
         for a in order
     ]
     print_table(["points of", *(f"against {ratings.names[b]}" for b in order)], points)
+
+
+def _models_of_run(name: str, store: Path) -> list[str]:
+    """All finished models of a run, but exported copies, in the order of its recipe; the name itself if it is no run."""
+    from bloomery.core.artifact import read_artifact
+    from bloomery.pipeline.locate import find_run, finished_nodes
+
+    run = find_run(name, store)
+    if run is None:
+        return [name]
+    found = finished_nodes(run, kind="checkpoint")
+    return [str(run / node) for node, path in found.items() if read_artifact(path).record["stage"] != "export"]
 
 
 def _read_rows(prompts: Sequence[str], store: Path, num_prompts: int) -> list[dict[str, Any]]:

@@ -112,6 +112,8 @@ def show_scores(scores: Mapping[str, Any], folder: Path) -> None:
     """Tables of what was measured, and where the rest is."""
     if scores["num_prompts"]:
         print_scores(scores)
+    if "ratings" in scores:
+        _show_ratings(scores)
     if "tasks" in scores:
         _show_tasks(scores)
     if "tradeoffs" in scores:
@@ -148,6 +150,17 @@ def _show_tasks(scores: Mapping[str, Any]) -> None:
         reasons.setdefault("no rows of it in --data" if "Looked for" in reason else reason, []).append(name)
     for reason, names in reasons.items():
         print_text(f"left out: {', '.join(names)} ({reason})")
+
+
+def _show_ratings(scores: Mapping[str, Any]) -> None:
+    from bloomery.evaluate.page import rating_tables
+
+    for table in rating_tables(scores):
+        rows = [[row["model"], row["bradley_terry"], row["elo"], row["order_spread"], row["games"]] for row in table["rows"]]
+        title = f"Ratings by {table['kind']} answers, the gold as judge, with 95 % intervals"
+        print_table(["model", "Bradley-Terry", "Elo", "order", "won / tied / lost"], rows, title=title)
+        if table["problem"]:
+            print_text(f"No Bradley-Terry ratings: {table['problem']}")
 
 
 def _show_tradeoffs(scores: Mapping[str, Any]) -> None:

@@ -13,6 +13,7 @@ from typing import Any, Literal, NamedTuple  # Any: a row of JSON
 
 from bloomery.evaluate.ratings import Battle
 from bloomery.generate.engine import RolloutEngine
+from bloomery.generate.letters import Chooser
 from bloomery.generate.sampling import SamplingParams
 from bloomery.generate.verify import verify
 from bloomery.tokens.chat import render
@@ -125,6 +126,21 @@ def model_judge(engine: RolloutEngine, tokenizer: Tokenizer, *, question: str = 
         asked = [render(tokenizer, [{"role": "user", "content": text}], add_generation_prompt=True).ids for text in texts]
         letters = [_letter(tokenizer.decode(sample.tokens)) for sample in engine.generate(asked, params, seeds=[0, 0])]
         return "left" if letters == ["A", "B"] else "right" if letters == ["B", "A"] else "tie"
+
+    return judge
+
+
+def likelihood_judge(chooser: Chooser, *, question: str = JUDGE_PROMPT, tie_margin: float = 0.05) -> Judge:
+    """Asks how likely a chat model says A rather than B, in both orders: the mean has no preference of place, and swapped sides give
+    the swapped verdict. Within `tie_margin` of one half it is a tie.
+    """
+
+    def judge(duel: Duel) -> Verdict:
+        orders = ((duel.left, duel.right), (duel.right, duel.left))
+        asked = [question.format(prompt=duel.prompt, left=first, right=second) for first, second in orders]
+        there, back = chooser.choose([[{"role": "user", "content": text}] for text in asked])
+        chance = (there + 1.0 - back) / 2
+        return "tie" if abs(chance - 0.5) <= tie_margin else "left" if chance > 0.5 else "right"
 
     return judge
 

@@ -12,7 +12,8 @@ Legend: P players, N prompts.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import Any, Literal, NamedTuple  # Any: the values of a JSON record
 
 import numpy as np
@@ -20,10 +21,11 @@ import numpy.typing as npt
 from scipy.sparse.csgraph import connected_components
 
 from bloomery.core.errors import DataError
-from bloomery.evaluate.metrics import Interval
+from bloomery.evaluate.metrics import Interval, WinRate, bootstrap_ratio
 
 Side = Literal["left", "right", "tie"]
 MEAN_RATING, POINTS_PER_NAT = 1000.0, 400.0 / math.log(10.0)
+POINTS_OF_LEFT: dict[Side, float] = {"left": 1.0, "tie": 0.5, "right": 0.0}
 NUM_RESAMPLES = 1000
 TOLERANCE, MAX_STEPS = 1e-10, 200
 
@@ -76,7 +78,7 @@ def rate(battles: Sequence[Battle], *, seed: int, num_resamples: int = NUM_RESAM
     points_NPP = np.zeros((len(prompts), len(names), len(names)))
     for battle in battles:
         row, a, b = prompts[battle.prompt], places[battle.left], places[battle.right]
-        share = {"left": 1.0, "tie": 0.5, "right": 0.0}[battle.winner]
+        share = POINTS_OF_LEFT[battle.winner]
         points_NPP[row, a, b] += share
         points_NPP[row, b, a] += 1.0 - share
     points_PP = points_NPP.sum(axis=0)
@@ -123,6 +125,38 @@ def strengths(points_PP: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
         if np.abs(step_P).max() < TOLERANCE:
             break
     return np.asarray(strength_P - strength_P.mean())
+
+
+def win_rates(battles: Sequence[Battle], *, seed: int) -> dict[str, dict[str, WinRate]]:
+    """Of every two players who met: rates[a][b], a's wins and half the ties over all battles with b, with an interval over prompts.
+
+    rates[a][b] + rates[b][a] is 1, whatever side anybody stood on.
+    """
+    points: dict[tuple[str, str], dict[int, list[float]]] = {}
+    for battle in battles:
+        share = POINTS_OF_LEFT[battle.winner]
+        points.setdefault((battle.left, battle.right), {}).setdefault(battle.prompt, []).append(share)
+        points.setdefault((battle.right, battle.left), {}).setdefault(battle.prompt, []).append(1.0 - share)
+    rates: dict[str, dict[str, WinRate]] = {}
+    for (a, b), of_prompt in sorted(points.items()):
+        shares = [of_prompt[prompt] for prompt in sorted(of_prompt)]
+        flat = [share for of_one in shares for share in of_one]
+        interval = bootstrap_ratio([sum(of_one) for of_one in shares], [float(len(of_one)) for of_one in shares], seed=seed)
+        rates.setdefault(a, {})[b] = WinRate(interval, wins=flat.count(1.0), ties=flat.count(0.5), losses=flat.count(0.0))
+    return rates
+
+
+def battles_of_ranks(ranks: Mapping[str, Sequence[Sequence[float]]]) -> list[Battle]:
+    """Every two players on every prompt: ranks[name][prompt] are what their answers to it are worth, higher is better.
+
+    The i-th answer of one meets the i-th of the other.
+    """
+    found = []
+    for a, b in combinations(ranks, 2):
+        for prompt, (ours, theirs) in enumerate(zip(ranks[a], ranks[b], strict=True)):
+            for x, y in zip(ours, theirs, strict=True):
+                found.append(Battle(prompt, a, b, "left" if x > y else "right" if x < y else "tie"))
+    return found
 
 
 def check_connected(points_PP: npt.NDArray[np.float64], names: Sequence[str]) -> None:

@@ -9,13 +9,19 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any  # Any: JSON records
 
 from bloomery.core.config import Config
+from bloomery.core.errors import DataError
+from bloomery.evaluate.elo import elo_ratings
 from bloomery.evaluate.metrics import Interval, bootstrap_mean, bootstrap_ratio, distinct_ngrams, wilson, win_rate
+from bloomery.evaluate.ratings import battles_of_ranks, rate, win_rates
 from bloomery.evaluate.task import Outcome, PromptFormat, Task
 from bloomery.generate.engine import Engine, Sample
 from bloomery.generate.sampling import SamplingParams
 from bloomery.tokens.tokenizer import Tokenizer
 
 Record = dict[str, Any]
+
+NUM_RESAMPLES = 300
+"""Of the ratings' intervals."""
 
 
 class AskConfig(Config):
@@ -56,6 +62,7 @@ def compare(answers: Mapping[str, Record], *, baseline: str, seed: int) -> Recor
     skills = sorted({row["skill"] for row in first["rows"]})
     metrics = {name: _measure(answers, name, baseline, seed, skill=None) for name in answers}
     return {
+        **({"ratings": rate_answers(answers, seed=seed)} if len(answers) > 1 else {}),
         "models": list(answers),
         "baseline": baseline,
         "num_prompts": len(first["rows"]),
@@ -64,6 +71,27 @@ def compare(answers: Mapping[str, Record], *, baseline: str, seed: int) -> Recor
         "metrics": metrics,
         "by_skill": {name: {skill: _measure(answers, name, baseline, seed, skill=skill) for skill in skills} for name in answers},
     }
+
+
+def rate_answers(answers: Mapping[str, Record], *, seed: int) -> Record:
+    """Ratings of the models among each other, the gold as judge: by their greedy answers, and by the sampled ones if there are any.
+
+    Where a model never takes a point no finite rating explains that; its `problem` is then in place of the ratings.
+    """
+    kinds = {"greedy": {name: [[row["rank"]] for row in answer["rows"]] for name, answer in answers.items()}}
+    if all(answer["sampled"] for answer in answers.values()):
+        kinds["sampled"] = {name: [row["rank"] for row in answer["sampled"]] for name, answer in answers.items()}
+    found: Record = {}
+    for kind, ranks in kinds.items():
+        battles = battles_of_ranks(ranks)
+        rates = {a: {b: rate.record() for b, rate in of_a.items()} for a, of_a in win_rates(battles, seed=seed).items()}
+        elo = [one.record() for one in elo_ratings(battles, seed=seed)]
+        found[kind] = {"elo": elo, "win_rates": rates}
+        try:
+            found[kind]["bradley_terry"] = rate(battles, seed=seed, num_resamples=NUM_RESAMPLES).record()["standings"]
+        except DataError as error:
+            found[kind]["problem"] = str(error)
+    return found
 
 
 def sample_seed(seed: int, index: int, sample: int) -> int:

@@ -40,6 +40,7 @@ def ranking_loss(
     *,
     loss: RankingLoss = "bradley_terry",
     margin_N: Tensor | None = None,
+    wrong_N: Tensor | None = None,
     centering: float = 0.0,
     ties: Ties = "left_out",
 ) -> LossTerms:
@@ -48,7 +49,10 @@ def ranking_loss(
     "bradley_terry": the mean over a prompt's pairs of `pair_reward_loss`: all C(K,2) of them are one element of the batch
       (arXiv:2203.02155, sec. 3.5), because as separate examples they make a model overfit in one epoch.
     "plackett_luce": the negative log-likelihood of the ranking, one choice after another; of two answers it is
-      the same as the other. A margin is not defined for it.
+      the same as the other. Neither a margin nor soft labels are defined for it.
+
+    wrong_N: the chance that a prompt's ranks are the wrong way round, 1 less a soft label p; its pairs' loss is then
+    -p log sigmoid(d) - (1 - p) log sigmoid(-d) = -log sigmoid(d) + (1 - p) d (arXiv:2212.08073, sec. 4.1; 2309.00267, sec. 2.3).
 
     Of equal ranks nothing is learned with ties = "left_out". "even": they should have equal rewards; a tied pair counts
     half each way round, and in "plackett_luce" each of a tie is chosen from all that are not better (Breslow 1974). A prompt in
@@ -67,6 +71,8 @@ def ranking_loss(
         shift_NKK = gap_NKK if margin_N is None else gap_NKK - margin_N[:, None, None]
         share_NKK = better_NKK.float()
         cost_NKK = -F.logsigmoid(shift_NKK)
+        if wrong_N is not None:
+            cost_NKK = cost_NKK + wrong_N[:, None, None] * shift_NKK
         if ties == "even":
             # Both orders of a tied pair stand in the square: each counts half. No margin: neither is to be ahead.
             apart_NKK = tied_NKK & ~torch.eye(rank_NK.shape[1], dtype=torch.bool, device=rank_NK.device)
@@ -76,7 +82,7 @@ def ranking_loss(
         loss_N = (cost_NKK * share_NKK).sum((1, 2)) / count_N.clamp_min(1)
         compared_N = count_N > 0
     else:
-        assert margin_N is None
+        assert margin_N is None and wrong_N is None
         loss_N, compared_N = _plackett_luce(reward_NK, better_NKK, tied_NKK, ties)
     share_NKK = better_NKK / better_NKK.sum((1, 2), keepdim=True).clamp_min(1)
     total_NKK = reward_NK[:, :, None] + reward_NK[:, None, :]

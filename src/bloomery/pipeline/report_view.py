@@ -122,6 +122,51 @@ def score_table(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
     return table
 
 
+def rating_tables(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A table for greedy answers, and one for sampled ones if there are any: a row a model, the best first, as text."""
+    tables = []
+    for kind, found in scores.get("ratings", {}).items():
+        likeliest = {one["name"]: one for one in found.get("bradley_terry", [])}
+        rows = []
+        for one in found["elo"]:
+            strength, name = likeliest.get(one["name"]), one["name"]
+            games = [sum(rate[result] for rate in found["win_rates"][name].values()) for result in ("wins", "ties", "losses")]
+            rows.append(
+                {
+                    "model": name,
+                    "bradley_terry": "-" if strength is None else _points(strength["rating"]),
+                    "elo": _points(one["rating"]),
+                    "order_spread": f"{one['order_spread']:.0f}",
+                    "games": " / ".join(f"{count:,}" for count in games),
+                }
+            )
+        tables.append({"kind": kind, "rows": rows, "problem": found.get("problem", "")})
+    return tables
+
+
+def _points(interval: Mapping[str, float]) -> str:
+    return f"{interval['value']:.0f} [{interval['low']:.0f}, {interval['high']:.0f}]"
+
+
+def judge_sentences(nodes: Sequence[NodeView]) -> list[str]:
+    """What every judge of this run is worth, one sentence each, from its stage's metrics."""
+    told = []
+    for node in nodes:
+        if "judge_known" not in node.metrics:
+            continue
+        numbers = node.metrics
+        if "judge_agreement" not in numbers:
+            told.append(f"{node.id}: how far the judge is right is unknown; no program could tell.")
+            continue
+        value, low, high = (round(100 * numbers[f"judge_agreement{end}"]) for end in ("", "_low", "_high"))
+        coin = " That is near chance: its labels say little or nothing." if numbers["judge_near_chance"] else ""
+        told.append(
+            f"{node.id}: the judge agrees with the program on {value} % of {numbers['judge_known']:,} comparisons "
+            f"(95 % interval {low} to {high}).{coin}"
+        )
+    return told
+
+
 def format_interval(metric: str, cell: Mapping[str, float] | None) -> str:
     """`62.3 % [58.4, 66.0]` for shares, `1.432 [1.421, 1.443]` for other numbers, a dash for none."""
     if not cell or cell.get("value") is None:

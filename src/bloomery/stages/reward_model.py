@@ -170,7 +170,8 @@ def read_comparisons(config: RewardModelConfig, paths: Sequence[Path], render: W
 
 def render_ranking(row: RankedRow, render: WholeRenderer) -> RankedIds:
     """The answers to a prompt as ids, each after the prompt."""
-    return RankedIds([render([*row.prompt, *answer]) for answer in row.completions], row.ranks, row.margin or 0.0)
+    answers = [render([*row.prompt, *answer]) for answer in row.completions]
+    return RankedIds(answers, row.ranks, row.margin or 0.0, 0.0 if row.probability is None else 1.0 - row.probability)
 
 
 def first_pairs(rankings: Sequence[RankedIds], num_pairs: int) -> list[RankedIds]:
@@ -189,7 +190,10 @@ def reward_objective(model: Transformer, batch: RankBatch, *, config: RewardMode
     """The configured loss of a batch of comparisons."""
     margin_N = config.margin_weight * batch.margin_N if config.margin_weight else None
     reward_NK = ranking_rewards(model, batch)
-    return ranking_loss(reward_NK, batch.rank_NK, loss=config.loss, margin_N=margin_N, centering=config.centering, ties=config.ties)
+    wrong_N = batch.wrong_N if config.loss == "bradley_terry" else None
+    return ranking_loss(
+        reward_NK, batch.rank_NK, loss=config.loss, margin_N=margin_N, wrong_N=wrong_N, centering=config.centering, ties=config.ties
+    )
 
 
 def _train(

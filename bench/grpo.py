@@ -9,17 +9,19 @@ the end of one and the end of the next: answers by each side's own engine (trans
 Python function, loss, update, logging. bf16 for all, AdamW, clipping, GRPO's loss without KL, no activation checkpointing.
 Weights are random, so that hardly an answer ends by itself: all have `--max-tokens` tokens.
 
-Printed: seconds a step, answer tokens a second of the whole step, the peak memory of each process, and how many times as
-fast ours is.
+Printed: seconds a step, answer tokens a second of the whole step (by the clock, and by processor time, which other work on the
+machine moves less), the peak memory of each process, and how many times as fast ours is.
 """
 
 import argparse
+import itertools
 import json
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -100,12 +102,15 @@ def compare(folder: Path, arguments: argparse.Namespace) -> None:
     size = count_params(make_model_config(SHAPE, vocab_size=VOCAB, max_positions=512)) / 1e6
     asked = f"{arguments.prompts} prompts x {arguments.samples} answers of {arguments.max_tokens} tokens"
     print(f"{size:.1f} M parameters, {asked}, {arguments.threads} threads")
-    print("| side | s a step, median | best | answer tokens/s | peak memory, GB | ours is x times |")
-    print("|---|---|---|---|---|---|")
+    pairs = {side: itertools.pairwise(answers) for side, answers in found.items()}
+    cpu = {side: statistics.median(b["tokens"] / (b["cpu_seconds"] - a["cpu_seconds"]) for a, b in pairs[side]) for side in found}
+    print("| side | s a step, median | best | answer tokens/s | ours is x times | tokens/s of processor time | x times | peak memory, GB |")
+    print("|---|---|---|---|---|---|---|---|")
     for side, values in seconds.items():
         memory = found[side][-1]["peak_bytes"] / 1e9
-        ratio = f"{speeds['ours'] / speeds[side]:.2f}" if "ours" in speeds else "-"
-        print(f"| {side} | {medians[side]:.3f} | {min(values):.3f} | {speeds[side]:.0f} | {memory:.2f} | {ratio} |")
+        wall, busy = (f"{by['ours'] / by[side]:.2f}" if "ours" in by else "-" for by in (speeds, cpu))
+        times = f"{medians[side]:.3f} | {min(values):.3f} | {speeds[side]:.0f} | {wall} | {cpu[side]:.0f} | {busy}"
+        print(f"| {side} | {times} | {memory:.2f} |")
 
 
 def ask(server: "subprocess.Popen[str]") -> dict[str, float]:
@@ -124,7 +129,8 @@ def train_ours(folder: Path, arguments: argparse.Namespace, turns: Turns) -> Non
         def write(self, values: Mapping[str, float | int | str]) -> None:
             super().write(values)
             if "train/loss" in values:
-                turns.facts["tokens"] = float(values["rollout/length"]) * arguments.prompts * arguments.samples
+                tokens = float(values["rollout/length"]) * arguments.prompts * arguments.samples
+                turns.facts |= {"tokens": tokens, "cpu_seconds": time.process_time()}
                 turns.end_step(float(values["train/loss"]))
 
     config = GrpoConfig(

@@ -9,6 +9,7 @@ documentation has it; "trl-bf16" has weights in bf16, which answers faster and t
 import argparse
 import json
 import runpy
+import time
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ def train_trl(arguments: argparse.Namespace, turns: Turns) -> None:
 
     class Pause(transformers.TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            turns.facts["tokens"] = float(lengths.pop())
+            turns.facts |= {"tokens": float(lengths.pop()), "cpu_seconds": time.process_time()}
             turns.end_step(float(losses[-1]))
 
     class Trainer(GRPOTrainer):  # type: ignore[misc]

@@ -75,6 +75,11 @@ def test_a_rollout_in_which_no_group_has_any_spread_warns(caplog) -> None:
     caplog.clear()
     warn_of_silence(rollout_of([1.0, 1.0, 0.5, 0.4], group_size=2), 3)
     assert caplog.text == ""
+    warn_of_silence(rollout_of([0.5, 0.5, 0.5], group_size=1), 3)
+    assert "rollout 3: all 3 answers are worth the same" in caplog.text
+    caplog.clear()
+    warn_of_silence(rollout_of([0.5, 0.5, 0.4], group_size=1), 3)
+    assert caplog.text == ""
     warn_of_silence(rollout_of([1.0, 0.0], group_size=2, trained=False), 4)
     assert "every answer is left out of the loss" in caplog.text
 

@@ -193,6 +193,8 @@ def test_gold_that_falls_ends_the_run_at_its_best(tmp_path, init, prompts) -> No
     assert "held-out gold fell" in stop["reason"] and "the trained reward" in stop["reason"]
     best = max(training["validation"], key=lambda row: row["gold"])
     assert best["step"] == stop["to_step"] and training["validation"][-1]["gold"] < best["gold"]
+    with pytest.raises(Stopped):  # once between the best validation and the last one
+        run(tmp_path / "again", init, prompts, Runtime(quiet=True, stop_requested=StopAfter(stop["from_step"] - 1)), **settings)
     again = run(tmp_path / "again", init, prompts, Runtime(quiet=True), **settings)
     assert again == training and weights_hash(tmp_path / "again") == weights_hash(tmp_path / "out")
     if stop["to_step"] == 0:

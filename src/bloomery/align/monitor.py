@@ -102,10 +102,12 @@ def warn_of_silence(rollout: Rollout, number: int) -> None:
         raise DataError(f"rollout {number}: none of {len(reward_N)} answers has a reward: every source gave None for each of them")
     if dist.rank() != 0:
         return
-    if rollout.group_size > 1 and not bool(has_spread(reward_N, group_size=rollout.group_size).any()):
+    whole = rollout.group_size == 1  # compared with what a critic expects: then only a rollout without any difference is silent
+    if len(reward_N) > 1 and not bool(has_spread(reward_N, group_size=len(reward_N) if whole else rollout.group_size).any()):
+        which = f"all {len(reward_N)} answers are" if whole else f"the {rollout.group_size} answers to each prompt are all"
         log.warning(
-            "rollout %d: the %d answers to each prompt are all worth the same (mean %.4g): nothing is learned from them. Are prompts too "
-            "easy or too hard, or does the reward not look at the answer?", number, rollout.group_size, reward_N.nanmean(),
+            "rollout %d: %s worth the same (mean %.4g): nothing is learned from them. Are prompts too easy or too hard, or does the "
+            "reward not look at the answer?", number, which, reward_N.nanmean(),
         )  # fmt: skip
     if not bool(rollout.trained_N.any()):
         log.warning("rollout %d: every answer is left out of the loss (without a reward, or cut off and masked)", number)

@@ -7,6 +7,7 @@ process answers and judges a share of the prompts, whole groups of samples; all 
 Shapes: N answers, P prompts (N = P * group_size), T tokens of an answer.
 """
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -305,7 +306,10 @@ class RolloutStore:
 
     def _prune(self) -> None:
         # A snapshot within a rollout's steps, or one that a spike may lead back to, needs the rollout that was being used.
-        needed = [read_json(path)["data_step"] // self.updates for path in self.scratch.glob("step-*/state.json")]
+        needed = []
+        for path in self.scratch.glob("step-*/state.json"):
+            with contextlib.suppress(DataError):  # the thread that writes snapshots has just removed this one
+                needed.append(read_json(path)["data_step"] // self.updates)
         for path in self.folder.glob("*.safetensors") if needed else ():
             if int(path.stem) < min(needed):
                 path.unlink(missing_ok=True)

@@ -183,10 +183,10 @@ class Batcher:
         if self._row_of:
             hidden_BD = self._advance()
             hidden_of = {i: hidden_BD[row] for i, row in self._row_of.items()}
-        while self._waiting and self._has_room(self._waiting[0]):
-            asked = self._waiting.popleft()
-            hidden_D = self._begin(asked)
-            hidden_of |= dict.fromkeys((request.id for request in asked.requests), hidden_D)
+        admitted: list[_Asked] = []
+        while self._waiting and self._has_room(self._waiting[0], admitted):
+            admitted.append(self._waiting.popleft())
+        hidden_of |= self._begin(admitted)
         if not hidden_of:
             return []
         order = sorted(hidden_of)
@@ -201,30 +201,39 @@ class Batcher:
         assert row is not None
         return row
 
-    def _has_room(self, asked: _Asked) -> bool:
-        return self.num_active + len(asked.requests) <= self.max_rows and self._slots_with(asked) <= self.max_slots
+    def _has_room(self, asked: _Asked, admitted: Sequence[_Asked]) -> bool:
+        num_rows = self.num_active + sum(len(one.requests) for one in (asked, *admitted))
+        return num_rows <= self.max_rows and self._slots_with(asked, admitted) <= self.max_slots
 
-    def _slots_with(self, asked: _Asked, *, alone: bool = False) -> int:
+    def _slots_with(self, asked: _Asked, admitted: Sequence[_Asked] = (), *, alone: bool = False) -> int:
         # What the cache can grow to: rows are as long as the longest of them.
         active = {id(row.asked): row.asked for row in self._rows if row is not None} if not alone else {}
-        every = [asked, *active.values()]
-        num_rows = len(asked.requests) + (0 if alone else self.num_active)
+        every = [asked, *admitted, *active.values()]
+        num_rows = sum(len(one.requests) for one in (asked, *admitted)) + (0 if alone else self.num_active)
         return num_rows * max(one.row_slots for one in every) + sum(one.shared_tokens for one in every)
 
-    def _begin(self, asked: _Asked) -> Tensor:
-        self._decoder.reserve_positions(len(asked.prompt) + asked.limit)
-        read = self._reader.read(asked.prompt)
-        if asked.shared_tokens:
-            asked.kv_LCGPK = read.kv_LCGTK[..., : asked.shared_tokens, :].contiguous()
-        free = self._free_rows(len(asked.requests))
-        own_LCGTK = read.kv_LCGTK[..., asked.shared_tokens :, :]
-        self._cache.reserve(len(self._rows), own_LCGTK.shape[3] + 1)
-        for row, request in zip(free, asked.requests, strict=False):
-            request.draw_T = draws([request.seed], asked.limit)[0].tolist()
-            self._rows[row] = _Row(asked, request)
-            self._row_of[request.id] = row
-            self._cache.fill(row, own_LCGTK)
-        return read.hidden_1D[0]
+    def _begin(self, admitted: Sequence[_Asked]) -> dict[int, Tensor]:
+        """Reads the prompts of those who are admitted and gives each a row; the stream at the end of its prompt by request."""
+        if not admitted:
+            return {}
+        self._decoder.reserve_positions(max(len(asked.prompt) + asked.limit for asked in admitted))
+        reads = self._reader.read_all([asked.prompt for asked in admitted])
+        free = self._free_rows(sum(len(asked.requests) for asked in admitted))
+        self._cache.reserve(len(self._rows), max(len(asked.prompt) - asked.shared_tokens for asked in admitted) + 1)
+        found: dict[int, Tensor] = {}
+        for asked, read in zip(admitted, reads, strict=True):
+            if asked.shared_tokens:
+                asked.kv_LCGPK = read.kv_LCGTK[..., : asked.shared_tokens, :].contiguous()
+            own_LCGTK = read.kv_LCGTK[..., asked.shared_tokens :, :]
+            rows, free = free[: len(asked.requests)], free[len(asked.requests) :]
+            for row, request in zip(rows, asked.requests, strict=True):
+                request.draw_T = draws([request.seed], asked.limit)[0].tolist()
+                self._rows[row] = _Row(asked, request)
+                self._row_of[request.id] = row
+                found[request.id] = read.hidden_1D[0]
+            for first, count in _runs(rows):
+                self._cache.fill(first, own_LCGTK, num_rows=count)
+        return found
 
     def _free_rows(self, count: int) -> list[int]:
         free = [i for i, row in enumerate(self._rows) if row is None]
@@ -278,6 +287,17 @@ class Batcher:
             Event(row.request.id, token, logp, top, row.request.answer.push(token))
             for row, token, logp, top in zip(rows, choice.token_B.tolist(), choice.logp_B.tolist(), choice.tops, strict=True)
         ]
+
+
+def _runs(rows: Sequence[int]) -> list[tuple[int, int]]:
+    """Rising numbers as runs of neighbours: (first, how many)."""
+    runs: list[tuple[int, int]] = []
+    for row in rows:
+        if runs and row == sum(runs[-1]):
+            runs[-1] = (runs[-1][0], runs[-1][1] + 1)
+        else:
+            runs.append((row, 1))
+    return runs
 
 
 def answer_limit(config: ModelConfig, prompt: Sequence[int], params: SamplingParams) -> int:

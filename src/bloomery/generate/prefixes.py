@@ -19,6 +19,8 @@ from bloomery.model.decoding import Decoder, round_up
 
 PIECE_TOKENS, CUDA_PIECE_TOKENS = 64, 512
 """On a CPU a product of 64 rows is as fast a token as any; a GPU wants more. Multiples of the cache's blocks of slots."""
+SIDE_BY_SIDE_TOKENS = 4096
+"""Places of short prompts that are read in one pass."""
 WIDTH_MULTIPLE = 16
 """A prompt's last piece is filled up to a multiple of this."""
 
@@ -42,6 +44,33 @@ class PromptReader:
         self.tokens_read = 0
         """Tokens that went through the model; those of remembered pieces do not count."""
         self._pieces: OrderedDict[bytes, Tensor] = OrderedDict()
+
+    @torch.inference_mode()
+    def read_all(self, prompts: Sequence[Sequence[int]]) -> list[ReadPrompt]:
+        """`read` of each. Prompts of less than a piece, of which nothing can be remembered, are read side by side."""
+        found: dict[int, ReadPrompt] = {}
+        short: dict[int, list[int]] = {}
+        for i, prompt in enumerate(prompts):
+            if len(prompt) < self.piece_tokens:
+                short.setdefault(-(-len(prompt) // WIDTH_MULTIPLE) * WIDTH_MULTIPLE, []).append(i)
+            else:
+                found[i] = self.read(prompt)
+        for width, same in short.items():
+            size = max(1, SIDE_BY_SIDE_TOKENS // width)
+            for start in range(0, len(same), size):
+                part = same[start : start + size]
+                found |= zip(part, self._read_side_by_side([prompts[i] for i in part], width), strict=True)
+        return [found[i] for i in range(len(prompts))]
+
+    def _read_side_by_side(self, prompts: Sequence[Sequence[int]], width: int) -> list[ReadPrompt]:
+        self.tokens_read += sum(map(len, prompts))
+        rows = [[*prompt, *[self.pad_id] * (width - len(prompt))] for prompt in prompts]
+        token_BT = torch.tensor(rows, device=self.decoder.device)
+        position_BT = torch.arange(width, device=self.decoder.device).expand(len(prompts), width)
+        self.decoder.reserve_positions(round_up(width))
+        kv_LCBGSK = self.decoder.new_cache(len(prompts), round_up(width))
+        hidden_BTD = self.decoder.read(token_BT, kv_LCBGSK, position_BT=position_BT)
+        return [ReadPrompt(kv_LCBGSK[:, :, b, :, : len(p)], hidden_BTD[b, len(p) - 1 : len(p)]) for b, p in enumerate(prompts)]
 
     @torch.inference_mode()
     def read(self, prompt: Sequence[int]) -> ReadPrompt:

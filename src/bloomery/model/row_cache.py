@@ -35,6 +35,6 @@ class RowCache:
         self.kv_LCBGSK = self._decoder.new_cache(num_rows, kept_LCBGSK.shape[4])
         self.kv_LCBGSK[:, :, : len(rows)] = kept_LCBGSK
 
-    def fill(self, row: int, kv_LCGTK: Tensor) -> None:
-        """Writes a row's first T slots."""
-        self.kv_LCBGSK[:, :, row, :, : kv_LCGTK.shape[3]] = kv_LCGTK
+    def fill(self, row: int, kv_LCGTK: Tensor, *, num_rows: int = 1) -> None:
+        """Writes the first T slots of a row, and the same of those behind it, `num_rows` in all."""
+        self.kv_LCBGSK[:, :, row : row + num_rows, :, : kv_LCGTK.shape[3]] = kv_LCGTK[:, :, None]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from bloomery.align.constitution import choose_principles, draw_principles, load_constitution, parse_constitution, tell
+from bloomery.align.constitution import draw_principles, load_constitution, parse_constitution, tell
 from bloomery.core.errors import ConfigError
 
 GOOD = {"name": "short", "critique": "Is it short?", "revision": "Make it short.", "comparison": "Which is shorter?"}
@@ -78,8 +78,7 @@ def test_a_prompt_of_several_messages_is_told_with_their_roles() -> None:
     assert tell([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "hi"}]) == "System: Be brief.\n\nUser: hi"
 
 
-def test_some_of_the_principles_may_be_chosen_by_name() -> None:
-    law = choose_principles(load_constitution("manners"), ["calm", "right"])
-    assert [one.name for one in law.principles] == ["calm", "right"] and set(law.rules) == {"calm", "right"}
-    with pytest.raises(ConfigError, match='no principle "clam"; did you mean "calm"'):
-        choose_principles(law, ["clam"])
+def test_a_part_of_the_principles_can_be_named_and_an_unknown_name_is_refused_with_the_nearest():
+    assert [principle.name for principle in load_constitution("manners", only=["calm", "right"]).principles] == ["right", "calm"]
+    with pytest.raises(ConfigError, match=r'no principle is named "clam"; did you mean "calm"'):
+        load_constitution("manners", only=["clam"])

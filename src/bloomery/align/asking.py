@@ -43,8 +43,8 @@ class AskingConfig(Config):
     constitution: Shipped = "default"
     """A constitution that comes along: "default" has sixteen principles for assistants, "manners" five that a program can check.
     The input `principles` (a TOML file) takes its place."""
-    draw_from: list[str] = Field(default=[])
-    """The principles that are used, by name; [] = all of the constitution."""
+    only_principles: list[str] = Field(default=[])
+    """Names of the principles that are used; [] = all of the constitution."""
     num_prompts: PositiveInt = 1000
     exclude_skills: list[str] = Field(default=["critique", "comparison"])
     """By default what `synthesize` writes of critiques and comparisons: those are not requests."""

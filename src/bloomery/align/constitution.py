@@ -90,14 +90,22 @@ class Constitution(NamedTuple):
         return [_ask(told)]
 
 
-def load_constitution(shipped: Shipped, file: Path | None = None) -> Constitution:
-    """The constitution in a TOML file, or the shipped one of this name. Raises ConfigError with every mistake in the file."""
+def load_constitution(shipped: Shipped, file: Path | None = None, *, only: Sequence[str] = ()) -> Constitution:
+    """The constitution in a TOML file, or the shipped one of this name; of its principles those named in `only`, if any are.
+
+    Raises ConfigError with every mistake in the file, and for a name that no principle has.
+    """
     source = file if file is not None else files("bloomery.align") / f"{'constitution' if shipped == 'default' else shipped}.toml"
     try:
         table = tomllib.loads(source.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{source}: not a readable TOML file: {error}") from error
-    return parse_constitution(table, name=str(source))
+    law = parse_constitution(table, name=str(source))
+    names = [principle.name for principle in law.principles]
+    for name in only:
+        if name not in names:
+            raise ConfigError(f'{source}: no principle is named "{name}"; {suggest(name, names)}')
+    return law._replace(principles=[principle for principle in law.principles if not only or principle.name in only])
 
 
 def parse_constitution(table: Mapping[str, Any], *, name: str) -> Constitution:
@@ -118,15 +126,6 @@ def parse_constitution(table: Mapping[str, Any], *, name: str) -> Constitution:
     if problems or wording is None:
         raise ConfigError("\n  ".join([f"{name}: {len(problems)} mistake(s)", *problems]))
     return Constitution(principles, wording)
-
-
-def choose_principles(constitution: Constitution, names: Sequence[str]) -> Constitution:
-    """The constitution with these of its principles only; all for []. Raises ConfigError for a name that it has not got."""
-    known = {principle.name: principle for principle in constitution.principles}
-    for name in names:
-        if name not in known:
-            raise ConfigError(f'draw_from: the constitution has no principle "{name}"; {suggest(name, known)}')
-    return constitution._replace(principles=[known[name] for name in names]) if names else constitution
 
 
 def draw_principles(principles: Sequence[Principle], count: int, *, key: str) -> list[Principle]:

@@ -28,7 +28,7 @@ from bloomery.align.asking import (
     prompt_key,
     require_model,
 )
-from bloomery.align.constitution import Constitution, Principle, choose_principles, draw_principles, load_constitution
+from bloomery.align.constitution import Constitution, Principle, draw_principles, load_constitution
 from bloomery.align.reward_source import Answer as Sampled
 from bloomery.align.reward_source import Row, prompt_messages
 from bloomery.core.conversation import Message
@@ -94,7 +94,7 @@ def constitution(
     model to ask, DataError if no draft comes out.
     """
     require_model("constitution", model, config, runtime.launch)
-    law = choose_principles(load_constitution(config.constitution, principles), config.draw_from)
+    law = load_constitution(config.constitution, principles, only=config.only_principles)
     rows = choose_prompts(config, prompts)
     num_answers = len(rows) * (1 + config.rounds * (2 if config.critique == "written" else 1))
     stories: list[Story] = []

@@ -28,7 +28,7 @@ from bloomery.align.asking import (
     prompt_key,
     require_model,
 )
-from bloomery.align.constitution import Constitution, Principle, choose_principles, draw_principles, load_constitution
+from bloomery.align.constitution import Constitution, Principle, draw_principles, load_constitution
 from bloomery.align.judge import (
     Comparison,
     Judgement,
@@ -112,7 +112,7 @@ def judge_pairs(
     Raises ConfigError for a constitution with mistakes or without a model to ask, DataError if no pair comes out.
     """
     require_model("judge_pairs", model, config, runtime.launch)
-    law = choose_principles(load_constitution(config.constitution, principles), config.draw_from)
+    law = load_constitution(config.constitution, principles, only=config.only_principles)
     rows = choose_prompts(config, prompts)
     judge = judge if judge is not None or config.judge_model else model
     with AnswerStore(out / ".scratch" / "answers.jsonl") as store, AnswerStore(out / ".scratch" / "verdicts.jsonl") as verdicts:

@@ -19,6 +19,7 @@ from bloomery.stages.grpo import GrpoConfig, grpo
 from bloomery.stages.ppo import PpoConfig, ppo
 from bloomery.stages.preference import PreferenceConfig, preference
 from bloomery.stages.pretrain import PretrainConfig, pretrain
+from bloomery.stages.reward_model import RewardModelConfig, reward_model
 from bloomery.stages.sft import SftConfig, sft
 from bloomery.tokens.shards import write_manifest, write_shard
 from bloomery.tokens.tokenizer import load_tokenizer
@@ -36,6 +37,7 @@ TWO = {
     "dpo": Launch(devices=2, strategy="fsdp"),
     "kto": Launch(devices=2),
     "kto-fsdp": Launch(devices=2, strategy="fsdp"),
+    "reward": Launch(devices=2, strategy="fsdp"),
     "grpo": Launch(devices=2),
     "ppo": Launch(devices=2),
 }
@@ -43,6 +45,8 @@ TWO = {
 SFT = SftConfig(steps=3, sequence_tokens=32, batch_tokens=128, held_out_fraction=0.2, num_validations=1, **TRAINING)
 PREFERENCE = PreferenceConfig(steps=3, batch_pairs=7, held_out_fraction=0.0, **TRAINING)
 KTO = PREFERENCE.model_copy(update={"loss": "kto", "desirable_per_undesirable": 0.5})
+# Not normalised: of so few references the deviation is small, and would blow rounding up.
+REWARD_MODEL = RewardModelConfig(steps=3, batch_prompts=7, held_out_fraction=0.0, normalise="none", **TRAINING)
 
 ROLLOUTS = {
     "rollouts": 2, "batch_prompts": 5, "minibatches": 2, "max_tokens": 6, "rewards": [{"source": "function"}], "held_out_fraction": 0.2,
@@ -84,6 +88,7 @@ def train_all(folder: Path, name: str, launches: Mapping[str, Launch]) -> None:
     sft(SFT, init=folder / "init", conversations=[folder / "conversations.jsonl"], out=out / "sft", runtime=runtimes["sft"])
     for stage, config in (("dpo", PREFERENCE), ("kto", KTO), ("kto-fsdp", KTO)):
         preference(config, init=folder / "init", pairs=folder / "pairs.jsonl", out=out / stage, runtime=runtimes[stage])
+    reward_model(REWARD_MODEL, init=folder / "init", pairs=[folder / "pairs.jsonl"], out=out / "reward", runtime=runtimes["reward"])
     asked = {"init": folder / "init", "prompts": [folder / "conversations.jsonl"], "functions": [folder / "reward.py"]}
     grpo(GRPO, **asked, out=out / "grpo", runtime=runtimes["grpo"])
     ppo(PPO, **asked, pretraining=folder / "tokens", out=out / "ppo", runtime=runtimes["ppo"])
@@ -97,7 +102,8 @@ def start_rank(rank: int, port: int, folder: Path) -> subprocess.Popen[bytes]:
 
 
 def assert_same_model(one: Path, other: Path) -> None:
-    for (name, a), (_, b) in zip(load_model(one).named_parameters(), load_model(other).named_parameters(), strict=True):
+    head = "scalar" if one.name == "reward" else "tokens"
+    for (name, a), (_, b) in zip(*(load_model(folder, head=head).named_parameters() for folder in (one, other)), strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ import torch
 from bloomery.align.reward_model import reward_model_source, score_rows
 from bloomery.align.reward_source import Answer
 from bloomery.core.config import check_config
-from bloomery.core.errors import DataError
-from bloomery.core.files import read_json, write_jsonl
+from bloomery.core.errors import ConfigError, DataError
+from bloomery.core.files import read_json, write_json, write_jsonl
 from bloomery.core.stage import Launch, Runtime
-from bloomery.model.huggingface import load_model
+from bloomery.model.heads import replace_head
+from bloomery.model.huggingface import load_model, save_model
 from bloomery.stages.reward_model import RewardModelConfig, check_launch, read_comparisons, reward_model
 from bloomery.tokens.chat import render
 from bloomery.tokens.renderer import load_whole_renderer
@@ -92,6 +94,20 @@ def test_transformers_gives_the_same_scores_to_batches_of_any_padding_at_the_end
             scores = theirs(**batch).logits[:, 0].tolist()
         assert mine == pytest.approx(scores, abs=1e-5), side
     assert max(mine) - min(mine) > 0.5
+
+
+def test_where_the_score_stands_is_written_down_and_one_id_for_padding_and_end_is_refused(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    # A checkpoint of others that says nothing of padding, and one whose padding is the end of an answer.
+    shutil.copytree(tiny_checkpoint, tmp_path / "init")
+    config = read_json(tiny_checkpoint / "config.json")
+    write_json(tmp_path / "init" / "config.json", {key: value for key, value in config.items() if key != "pad_token_id"})
+    model = replace_head(load_model(tmp_path / "init"), seed=0)
+    save_model(model, tmp_path / "out", tokenizer=tmp_path / "init", like=tmp_path / "init")
+    assert read_json(tmp_path / "out" / "config.json")["pad_token_id"] == load_tokenizer(tiny_checkpoint).pad_id
+    names = read_json(tiny_checkpoint / "tokenizer_config.json")
+    write_json(tmp_path / "init" / "tokenizer_config.json", {**names, "pad_token": names["eos_token"]})
+    with pytest.raises(ConfigError, match="padding and end of answer are the same token"):
+        save_model(model, tmp_path / "out2", tokenizer=tmp_path / "init", like=tmp_path / "init")
 
 
 def test_rewards_of_the_best_held_out_answers_have_mean_0_and_deviation_1(trained: Path, pairs: Path) -> None:
@@ -181,6 +197,13 @@ def test_comparisons_of_one_prompt_are_split_by_their_answers(tmp_path: Path, ti
     render_whole = load_whole_renderer(tiny_checkpoint, load_tokenizer(tiny_checkpoint))
     found = read_comparisons(TINY, [tmp_path / "pairs.jsonl"], render_whole, max_tokens=48)
     assert len(found.train) + len(found.held_out) == 60 and 3 < len(found.held_out) < 30
+
+
+def test_labelled_answers_to_one_prompt_are_pairs_and_not_one_ranking_of_thousands(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    write_jsonl(tmp_path / "labels.jsonl", [{"prompt": "q", "completion": f"the sea {i}", "label": i % 2 == 0} for i in range(80)])
+    render_whole = load_whole_renderer(tiny_checkpoint, load_tokenizer(tiny_checkpoint))
+    found = read_comparisons(TINY, [tmp_path / "labels.jsonl"], render_whole, max_tokens=48)
+    assert len(found.train) + len(found.held_out) == 40 and {len(row.answers) for row in found.train} == {2}
 
 
 def test_data_that_cannot_teach_anything_is_refused_with_what_was_found(tmp_path: Path, tiny_checkpoint: Path) -> None:

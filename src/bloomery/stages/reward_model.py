@@ -6,15 +6,15 @@ answers, training.json with accuracy and calibration on held-out comparisons, an
 
 import functools
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple  # Any: metrics are plain JSON values
 
 import torch
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from bloomery.align.preference_formats import RankedRow
-from bloomery.align.preference_rows import read_rankings
+from bloomery.align.preference_formats import LabelledRow, RankedRow
+from bloomery.align.preference_rows import preference_files, read_pairs, read_preferences, read_rankings
 from bloomery.align.reward_model import RankBatch, RankedIds, make_rank_batch, ranking_rewards, score_rows, score_states, split_rankings
 from bloomery.align.reward_report import compare, draw_reliability, report_accuracy
 from bloomery.align.reward_scale import Scaling, normalise_head
@@ -148,7 +148,7 @@ def read_comparisons(config: RewardModelConfig, paths: Sequence[Path], render: W
 
     Raises DataError naming file and line of a row that is none.
     """
-    rows = list(read_rankings(paths, format=config.format))
+    rows = list(_read_rows(paths, config.format))
     has_one_prompt = len({_digest(row.prompt, 0) for row in rows}) == 1
     keyed: list[tuple[bytes, RankedIds]] = []
     found = Comparisons([], [], 0, 0)
@@ -166,6 +166,16 @@ def read_comparisons(config: RewardModelConfig, paths: Sequence[Path], render: W
         else:
             keyed.append((_digest(whole, config.seed), ranking))
     return found._replace(train=[ranking for _, ranking in sorted(keyed, key=lambda item: item[0])])
+
+
+def _read_rows(paths: Sequence[Path], format: str) -> Iterator[RankedRow]:
+    """Rankings; labelled answers as pairs of a desirable and an undesirable one: all answers to one prompt may be thousands."""
+    for path in preference_files(list(paths)):
+        if isinstance(next(read_preferences(path, format=format), None), LabelledRow):
+            for pair in read_pairs(path, format=format):
+                yield RankedRow(pair.prompt, [pair.chosen, pair.rejected], [1, 2])
+        else:
+            yield from read_rankings(path, format=format)
 
 
 def render_ranking(row: RankedRow, render: WholeRenderer) -> RankedIds:

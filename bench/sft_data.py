@@ -160,8 +160,8 @@ def share(name: str, count: int, total: int) -> str:
     """A share with its 95 % interval."""
     if not total:
         return f"{name}: none"
-    _, low, high = wilson(count, total)
-    return f"{name} {count / total:.0%} [{low:.0%}, {high:.0%}]"
+    interval = wilson(count, total)
+    return f"{name} {count / total:.0%} [{interval.low:.0%}, {interval.high:.0%}]"
 
 
 if __name__ == "__main__":

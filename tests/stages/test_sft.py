@@ -150,6 +150,16 @@ def test_sets_are_read_as_often_as_is_said_of_each(tmp_path: Path, tiny_checkpoi
     assert {"loss", "loss/a", "loss/b"} <= training["validation"][-1].keys()
 
 
+def test_the_files_that_a_glob_names_are_one_set(tmp_path: Path, tiny_checkpoint: Path, conversations: Path) -> None:
+    for i in range(3):
+        write_jsonl(tmp_path / "many" / f"{i}.jsonl", [talk(10 * i + k) for k in range(8)])
+    config = TINY.model_copy(update={"names": ["many", "talks"], "steps": 1})
+    inputs = [*sorted((tmp_path / "many").glob("*.jsonl")), conversations]
+    sft(config, init=tiny_checkpoint, conversations=inputs, out=tmp_path / "out", runtime=Runtime(quiet=True))
+    sets = json.loads((tmp_path / "out" / "training.json").read_text())["sets"]
+    assert {name: found["conversations"] + found["held_out_conversations"] for name, found in sets.items()} == {"many": 24, "talks": 60}
+
+
 def test_texts_are_mixed_in_by_weight_and_all_of_their_tokens_are_trained(tmp_path: Path, tiny_checkpoint: Path, tiny_tokens: Path) -> None:
     mixture = {"a": 1, "b": 1, "text": 2}
     training = run_sets(tmp_path, tiny_checkpoint, [tiny_tokens], names=["a", "b", "text"], mixture=mixture, steps=10)
@@ -169,7 +179,7 @@ def test_a_mixture_run_twice_gives_the_same_bytes(tmp_path: Path, tiny_checkpoin
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"names": ["a"]}, r"names = \['a'\] names 1 sets, but 2 inputs `conversations` and 0 `tokens`"),
+        ({"names": ["a", "b", "c"]}, r"names = \['a', 'b', 'c'\] names 3 sets, but 2 inputs `conversations` and 0 `tokens`"),
         ({"mixture": {"tokens": 1}}, '"tokens" is not among the sets'),
         ({"names": ["a", "b"], "too_long": "drop", "sequence_tokens": 8}, "are too long for 8 tokens"),
     ],

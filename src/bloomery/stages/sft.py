@@ -7,6 +7,7 @@ and training.json.
 """
 
 import functools
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -68,8 +69,8 @@ class SftConfig(TrainingConfig):
     embedding_learning_rate: PositiveFloat = 0.003
     decay: Decay = "linear"
     names: list[str] = Field(default=[])
-    """One for each input, conversations first and then tokens: a set of the mixture. Empty: all conversations are one set,
-    "conversations", and tokens are tokens, tokens2, ..."""
+    """One for each input, conversations first and then tokens: a set of the mixture. Where they are fewer, files of one folder (what
+    a glob names) are one set. Empty: all conversations are one set, "conversations", and tokens are tokens, tokens2, ..."""
     mixture: dict[str, NonNegativeFloat] = Field(default={})
     """Weights of the sets by name, in any unit, measured in places of rows. Empty: each set by its size and its passes."""
     epochs: PositiveFloat = 2.0
@@ -192,7 +193,7 @@ def open_sets(
 ) -> list[TrainingSet]:
     """The sets of the mixture in the order of their names. Raises DataError for one that has nothing to learn in it."""
     names = config.names or ["conversations", *(f"tokens{i or ''}" for i in (0, *range(2, len(tokens) + 1)))][: 1 + len(tokens)]
-    groups = [[path] for path in conversations] if config.names else [list(conversations)]
+    groups = _group(conversations, len(names) - len(tokens)) if config.names else [list(conversations)]
     if len(names) != len(groups) + len(tokens):
         raise ConfigError(
             f"sft: names = {names} names {len(names)} sets, but {len(conversations)} inputs `conversations` and "
@@ -220,6 +221,13 @@ def open_sets(
         sets.append(TrainingSet(name=name, train=packed[0], held_out=held_out, counts=named, prompts=found.held_out))
     opened = [_open_tokens(path, name, config, tokenizer, index) for path, name in zip(tokens, names[len(groups) :], strict=True)]
     return [*sets, *opened]
+
+
+def _group(paths: Sequence[Path], count: int) -> list[list[Path]]:
+    if len(paths) == count:
+        return [[path] for path in paths]
+    files = itertools.groupby(paths, key=lambda path: path.parent if path.suffix else path)
+    return [list(group) for _, group in files]
 
 
 def _open_tokens(folder: Path, name: str, config: SftConfig, tokenizer: Tokenizer, index: Path) -> TrainingSet:

@@ -9,9 +9,10 @@ computed before the first step and kept), TRL with its reference model in memory
 the next, data, loop and logging included. bf16 for all, AdamW, clipping, no activation checkpointing (TRL's default is
 on, which would be slower), 8 pairs a step in the same order, no padding.
 
-Printed: seconds a step (median, best), the peak memory of each process, how long the reference took over all pairs, and how
-many times as fast ours is: by the step alone, and with that time spread over one epoch. The losses of the first and the
-last step stand beside each other.
+Printed: seconds a step by the clock and of processor time (medians; with one thread the latter does not care what else the
+machine does), the peak memory of each process, how long the reference took over all pairs, and how many times as fast
+ours is: by the step alone, and with the reference's time spread over one epoch. The losses of the first and the last step
+stand beside each other.
 """
 
 import argparse
@@ -44,7 +45,7 @@ SHAPE = ModelShape(dim=320, num_layers=6, num_heads=5, num_kv_heads=5, head_dim=
 PEER = Path(__file__).parent / "peers" / "trl_dpo.py"
 VOCAB, BATCH_PAIRS, LEARNING_RATE = 4096, 8, 1e-4
 COLUMNS = (
-    "side", "s a step, median", "best", "reference of all pairs, s", "peak memory, GB", "ours is x times",
+    "side", "s a step", "CPU s a step", "reference of all pairs, CPU s", "peak memory, GB", "ours is x times, by the clock", "by CPU time",
     "with the reference, one epoch", "first loss", "last",
 )  # fmt: skip
 SIDES = ("ours", "trl", "trl-precomputed")
@@ -112,20 +113,22 @@ def compare(folder: Path, arguments: argparse.Namespace) -> None:
             found[side].append(ask(servers[side]))
     for server in servers.values():
         server.communicate()
-    seconds = {side: [answer["seconds"] for answer in answers[1:]] for side, answers in found.items()}
-    medians = {side: statistics.median(values) for side, values in seconds.items()}
-    reference = {side: answers[0].get("reference_seconds", 0.0) for side, answers in found.items()}
-    whole = {side: medians[side] + reference[side] / (arguments.rounds + 2) for side in medians}
+    wall, cpu = ({side: [one[name] for one in answers[1:]] for side, answers in found.items()} for name in ("seconds", "cpu_seconds"))
+    reference = {side: answers[0].get("reference_cpu_seconds", 0.0) for side, answers in found.items()}
+    whole = {side: statistics.median(cpu[side]) + reference[side] / (arguments.rounds + 2) for side in cpu}
     print(f"{count_params(make_model_config(SHAPE, vocab_size=VOCAB, max_positions=256)) / 1e6:.1f} M parameters, ", end="")
-    print(f"{2 * BATCH_PAIRS} x {arguments.tokens_of_prompt + arguments.tokens_of_answer} tokens a step, {arguments.threads} threads")
+    print(f"{2 * BATCH_PAIRS} x {arguments.tokens_of_prompt + arguments.tokens_of_answer} tokens a step, threads: {arguments.threads}")
     print(f"| {' | '.join(COLUMNS)} |")
     print("|---" * len(COLUMNS) + "|")
-    for side, values in seconds.items():
-        memory = found[side][-1]["peak_bytes"] / 1e9
-        ratios = [f"{medians[side] / medians['ours']:.2f}", f"{whole[side] / whole['ours']:.2f}"] if "ours" in medians else ["-", "-"]
-        losses = [f"{found[side][i]['loss']:.4f}" for i in (0, -1)]
-        row = [side, f"{medians[side]:.3f}", f"{min(values):.3f}", f"{reference[side]:.2f}", f"{memory:.2f}", *ratios, *losses]
-        print("| " + " | ".join(row) + " |")
+    for side, answers in found.items():
+        medians = statistics.median(wall[side]), statistics.median(cpu[side])
+        ours = (statistics.median(wall["ours"]), statistics.median(cpu["ours"])) if "ours" in found else (float("nan"),) * 2
+        row = [side, *(f"{median:.3f}" for median in medians), f"{reference[side]:.2f}", f"{answers[-1]['peak_bytes'] / 1e9:.2f}"]
+        row += [
+            *(f"{median / our:.2f}" for median, our in zip(medians, ours, strict=True)),
+            f"{whole[side] / whole.get('ours', float('nan')):.2f}",
+        ]
+        print("| " + " | ".join([*row, *(f"{answers[i]['loss']:.4f}" for i in (0, -1))]) + " |")
 
 
 def ask(server: "subprocess.Popen[str]") -> dict[str, float]:

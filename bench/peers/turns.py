@@ -13,23 +13,27 @@ class Turns:
     """Holds a training after each step until it is this process's turn again, and says how long the step took."""
 
     def __init__(self) -> None:
-        self.answers, self.started = os.fdopen(os.dup(1), "w"), 0.0
+        self.answers = os.fdopen(os.dup(1), "w")
         os.dup2(2, 1)  # what else is printed must not come between answers
         self.facts: dict[str, float] = {}
-        sys.stdin.readline()
-        self.started = time.perf_counter()
+        self._wait()
 
     def end_step(self, loss: float) -> None:
         """The step is over; returns when the next may begin."""
-        seconds = time.perf_counter() - self.started
+        seconds, cpu_seconds = time.perf_counter() - self.started, time.process_time() - self.cpu_started
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        print(json.dumps({"seconds": seconds, "peak_bytes": peak, "loss": loss, **self.facts}), file=self.answers, flush=True)
-        sys.stdin.readline()
-        self.started = time.perf_counter()
+        facts = {"seconds": seconds, "cpu_seconds": cpu_seconds, "peak_bytes": peak, "loss": loss, **self.facts}
+        print(json.dumps(facts), file=self.answers, flush=True)
+        self._wait()
 
     @contextlib.contextmanager
     def reference(self) -> Iterator[None]:
         """Measures what is in it as the computation of the reference."""
-        started = time.perf_counter()
+        started, cpu_started = time.perf_counter(), time.process_time()
         yield
         self.facts["reference_seconds"] = time.perf_counter() - started
+        self.facts["reference_cpu_seconds"] = time.process_time() - cpu_started
+
+    def _wait(self) -> None:
+        sys.stdin.readline()
+        self.started, self.cpu_started = time.perf_counter(), time.process_time()

@@ -34,7 +34,7 @@ from bloomery.pipeline.report_view import (
     score_table,
 )
 
-TRAINING_STAGES = ("pretrain", "sft", "preference")
+TRAINING_STAGES = ("pretrain", "sft", "preference", "ppo", "grpo")
 SMALL_CURVES = {"gradient_norm": "gradient norm", "learning_rate": "learning rate", "tokens_per_second": "tokens/s"}
 
 
@@ -116,12 +116,13 @@ def _training_view(node: NodeView) -> dict[str, Any]:
     marks = {"step left out": node.places("spike/data_step"), "back to a snapshot": node.places("rollback/to_step")}
     marks = {name: places for name, places in marks.items() if places}
     if drawn:
-        unit = "loss" if node.stage == "preference" else "loss (nats per token)"
+        unit = "loss (nats per token)" if node.stage in ("pretrain", "sft") else "loss"
         plots.append(draw_curves(drawn, x_label="tokens", y_label=unit, marks=marks))
     if points := node.series("validation/bits_per_byte"):
         plots.append(draw_curves({"validation": points}, x_label="tokens", y_label="bits per byte, held-out documents"))
     if points := node.series("train/accuracy"):
         plots.append(draw_curves({"accuracy": points}, x_label="tokens", y_label="chosen over rejected"))
+    plots += _rollout_plots(node)
     plots += [
         draw_curves(
             {y_label: points}, x_label="tokens", y_label=y_label, height_inches=2.1, marks=marks if name == "gradient_norm" else None
@@ -137,6 +138,18 @@ def _training_view(node: NodeView) -> dict[str, Any]:
         "plots": plots,
         "samples": last_samples(node.path),
     }
+
+
+def _rollout_plots(node: NodeView) -> list[str]:
+    """Of a policy that learned from rewards: what is trained on beside what is wanted, and how far it went for it."""
+    marks = {"back to the best": places} if (places := node.places("early_stop/to_step")) else None
+    rewards = {"trained reward": "rollout/reward", "gold": "rollout/gold", "gold, held out": "validation/gold"}
+    drawn = {label: points for label, name in rewards.items() if (points := node.series(name))}
+    plots = [draw_curves(drawn, x_label="tokens", y_label="mean reward", marks=marks)] if drawn else []
+    for name, y_label in (("kl", "KL, nats an answer"), ("length", "tokens an answer"), ("stopped", "answers that stop")):
+        if points := node.series(f"rollout/{name}"):
+            plots.append(draw_curves({y_label: points}, x_label="tokens", y_label=y_label, height_inches=2.1))
+    return plots
 
 
 def _speed(node: NodeView) -> str:

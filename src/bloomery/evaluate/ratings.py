@@ -134,15 +134,18 @@ def win_rates(battles: Sequence[Battle], *, seed: int) -> dict[str, dict[str, Wi
     """
     points: dict[tuple[str, str], dict[int, list[float]]] = {}
     for battle in battles:
-        share = POINTS_OF_LEFT[battle.winner]
-        points.setdefault((battle.left, battle.right), {}).setdefault(battle.prompt, []).append(share)
-        points.setdefault((battle.right, battle.left), {}).setdefault(battle.prompt, []).append(1.0 - share)
+        a, b = sorted((battle.left, battle.right))
+        share = POINTS_OF_LEFT[battle.winner] if a == battle.left else 1.0 - POINTS_OF_LEFT[battle.winner]
+        points.setdefault((a, b), {}).setdefault(battle.prompt, []).append(share)
     rates: dict[str, dict[str, WinRate]] = {}
     for (a, b), of_prompt in sorted(points.items()):
         shares = [of_prompt[prompt] for prompt in sorted(of_prompt)]
         flat = [share for of_one in shares for share in of_one]
-        interval = bootstrap_ratio([sum(of_one) for of_one in shares], [float(len(of_one)) for of_one in shares], seed=seed)
-        rates.setdefault(a, {})[b] = WinRate(interval, wins=flat.count(1.0), ties=flat.count(0.5), losses=flat.count(0.0))
+        ours = bootstrap_ratio([sum(of_one) for of_one in shares], [float(len(of_one)) for of_one in shares], seed=seed)
+        theirs = Interval(1.0 - ours.value, 1.0 - ours.high, 1.0 - ours.low, ours.count)
+        counts = flat.count(1.0), flat.count(0.5), flat.count(0.0)
+        rates.setdefault(a, {})[b] = WinRate(ours, *counts)
+        rates.setdefault(b, {})[a] = WinRate(theirs, *reversed(counts))
     return rates
 
 

@@ -196,7 +196,7 @@ def train_theirs(setting: str, folder: Path, precision: str, answer: Callable[[f
 
         def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
             if logs and "loss" in logs:  # after every step, the last thing that the loop does
-                answer(time.perf_counter() - self.started, seen.pop(), logs["loss"])
+                answer(time.perf_counter() - self.started, seen.pop(), float(logs["loss"]))
                 self.wait(control)
 
     class Trainer(trl.RewardTrainer):  # type: ignore[misc]  # of an untyped module

@@ -72,8 +72,9 @@ def measure(name: str, arguments: argparse.Namespace, folder: Path) -> None:
     )
     print(f"{time.perf_counter() - started:.0f} s; the longer answer is the better one in {100 * longer:.1f} %")
     print("| pairs | accuracy |\n|---|---|")
-    for row in [*training["accuracy_by_pairs"].values(), {"pairs": training["pairs"], **held_out, "pairs_trained": training["pairs"]}]:
-        print(f"| {row.get('pairs_trained', row['pairs'])} | {interval(row)} |")
+    by_pairs = sorted(training["accuracy_by_pairs"].values(), key=lambda row: row["pairs"])
+    for row in [*by_pairs, {**held_out, "pairs": training["pairs"]}]:
+        print(f"| {row['pairs']} | {interval(row)} |")
     print(f"calibration error {held_out['calibration_error']:.3f}, log loss {held_out['log_loss']:.3f} (a coin: 0.693); ", end="")
     print(", ".join(f"{100 * row['accuracy']:.1f} % at {row['from']:.2f} to {row['to']:.2f}" for row in held_out["by_margin"]))
     print(

@@ -20,9 +20,7 @@ from bloomery.align.program_tests import tests_source
 from bloomery.align.reasoning_tasks import reasoning_source
 from bloomery.align.reward_functions import find_function, function_source
 from bloomery.align.reward_model import reward_model_source
-from bloomery.align.reward_source import Answer as Answer  # read from here by those who write rewards, too
-from bloomery.align.reward_source import RewardSource as RewardSource
-from bloomery.align.reward_source import Row
+from bloomery.align.reward_source import Answer, RewardSource, Row
 from bloomery.align.text_shape import LengthUnit, measure_lengths, overlong_penalty, repetition_penalty
 from bloomery.align.verifiers import Compare, is_number, is_text, right_number, right_texts
 from bloomery.core.config import Config

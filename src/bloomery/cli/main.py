@@ -350,6 +350,8 @@ def _show_end(folder: Path, found: list[str], *, made: list[str], as_json: bool)
     print_text(f"\nDone: {len(made)} stage(s) made." if made else "All is done: nothing had to be made.")
     for path in finished_nodes(folder, kind="scores").values():
         print_scores(read_json(path / "scores.json"))
+    for node_id in finished_nodes(folder, kind="frontier"):
+        print_text(f"Methods: {folder / node_id / 'frontier.html'}")
     print_text(f"Report:  {report_path}")
     if finished_nodes(folder, kind="checkpoint"):
         print_text(f"Chat:    bloomery chat {shlex.quote(str(folder))}")

@@ -115,6 +115,32 @@ def draw_intervals(
         return _svg(figure)
 
 
+def draw_points(
+    points: Mapping[str, Mapping[str, tuple[float, float, float]]],
+    *,
+    lines: Mapping[str, Series],
+    x_label: str,
+    y_label: str,
+    height_inches: float = 4.2,
+) -> str:
+    """Named points, {"x": (value, low, high), "y": (value, low, high)} each, with their intervals, among grey lines to compare with."""
+    with mpl.rc_context(STYLE):
+        figure, axes = _canvas(7.4, height_inches)
+        for style, (name, series) in zip(("--", ":", "-.", "-"), lines.items(), strict=False):
+            axes.plot(*zip(*series, strict=True), color="#888888", linestyle=style, linewidth=1.3, label=name, zorder=1)
+        markers = "osD^vP*XhpdH<>"
+        for i, (name, at) in enumerate(points.items()):
+            (x, x_low, x_high), (y, y_low, y_high) = at["x"], at["y"]
+            color = PALETTE[i % len(PALETTE)]
+            axes.plot([x_low, x_high], [y, y], color=color, linewidth=1.2, zorder=2)
+            axes.plot([x, x], [y_low, y_high], color=color, linewidth=1.2, zorder=2)
+            axes.plot([x], [y], markers[i % len(markers)], color=color, markersize=6.5, label=name, zorder=3)
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9)
+        return _svg(figure)
+
+
 def _canvas(width_inches: float, height_inches: float) -> tuple[Any, Any]:
     figure = Figure(figsize=(width_inches, height_inches), layout="constrained")
     return figure, figure.add_subplot()

@@ -32,6 +32,7 @@ Kind = Literal[
     "principles",
     "scores",
     "scorer",
+    "frontier",
     "lists",
 ]
 """A reward model is a Hugging Face folder of sequence classification with one label; functions are files of Python;

@@ -34,7 +34,7 @@ from bloomery.pipeline.report_view import (
     score_table,
 )
 
-TRAINING_STAGES = ("pretrain", "sft", "preference", "ppo", "grpo")
+TRAINING_STAGES = ("pretrain", "sft", "reward_model", "preference", "ppo", "grpo")
 SMALL_CURVES = {"gradient_norm": "gradient norm", "learning_rate": "learning rate", "tokens_per_second": "tokens/s"}
 
 
@@ -75,6 +75,7 @@ def _view(nodes: Sequence[NodeView], run_folder: Path) -> dict[str, Any]:
         "pairs": next((dict(node.metrics) for node in nodes if node.stage == "collect_pairs"), None),
         "judges": judge_sentences(nodes),
         "scores": next((_scores_view(node) for node in nodes if node.stage == "evaluate" and _has_answers(node)), None),
+        "pages": [{"id": node.id, "href": f"{node.id}/{page.name}"} for node in nodes for page in sorted(node.path.glob("*.html"))],
         "recipe": recipe_json(run_folder),
         "format_bytes": format_bytes,
     }

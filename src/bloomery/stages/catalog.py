@@ -41,6 +41,7 @@ STAGES = {
     "grpo": "bloomery.stages.grpo",
     "score_documents": "bloomery.stages.score_documents",
     "evaluate": "bloomery.stages.evaluate",
+    "frontier": "bloomery.stages.frontier",
     "export": "bloomery.stages.export",
 }
 

@@ -74,7 +74,7 @@ def gold_at(kl: float, rows: Sequence[Record]) -> float | None:
     known = [(row["kl"], row["gold"]["value"]) for row in rows if row["gold"] is not None]
     if not known or kl > known[-1][0]:
         return None
-    return float(np.interp(kl, *zip(*known, strict=True)))
+    return float(np.interp(kl, [at for at, _ in known], [gold for _, gold in known]))
 
 
 def turning_point(rows: Sequence[Record]) -> Record | None:

@@ -95,7 +95,7 @@ def _training_plots(methods: Mapping[str, Mapping[str, Any]]) -> list[Record]:
     for key, label, scale in (("gold", "gold, %", 100), ("reward", "reward that was trained on", 1)):
         series = {}
         for name, method in methods.items():
-            curve = next((log["curve"] for log in method["logs"]), [])
+            curve: list[Record] = next((log["curve"] for log in method["logs"]), [])
             points = [(math.sqrt(max(point["kl"], 0.0)), scale * point[key]) for point in curve if key in point]
             if points:
                 series[name] = points

@@ -7,6 +7,7 @@ answer's share is negative, and far fewer are needed than for the mean of log pi
 Shapes: B answers, T tokens, V vocabulary, N answers in all, P prompts.
 """
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple  # Any: a row of JSON
 
@@ -15,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bloomery.align.rewards import Answer, RewardSum
+from bloomery.align.reward_source import Answer
+from bloomery.align.rewards import RewardSum
 from bloomery.generate.engine import Engine, Sample
 from bloomery.generate.sampling import SamplingParams
 from bloomery.generate.text import answer_text
@@ -82,7 +84,8 @@ def reward_of(rewards: RewardSum, rows: Sequence[Row], samples: Sequence[Sample]
 
 def sample_seeds(seed: int, count: int) -> list[int]:
     """Seeds of `count` answers, different ones for every `seed`."""
-    return np.random.default_rng([seed, count]).integers(2**62, size=count).tolist()
+    digests = (hashlib.blake2b(f"measure/{seed}/{i}".encode(), digest_size=8).digest() for i in range(count))
+    return [int.from_bytes(digest, "big") >> 1 for digest in digests]
 
 
 @torch.no_grad()
@@ -97,9 +100,9 @@ def answer_kl(
         texts = [[*prompts[i], *samples[i].tokens] for i in part]
         width = max(map(len, texts)) - 1
         token_BT, said_BT = (torch.zeros(len(part), width, dtype=torch.int64) for _ in range(2))
-        for b, (i, ids) in enumerate(zip(part, texts, strict=True)):
-            token_BT[b, : len(ids) - 1] = torch.tensor(ids[:-1])
-            said_BT[b, len(prompts[i]) - 1 : len(ids) - 1] = 1
+        for row, (i, ids) in enumerate(zip(part, texts, strict=True)):
+            token_BT[row, : len(ids) - 1] = torch.tensor(ids[:-1])
+            said_BT[row, len(prompts[i]) - 1 : len(ids) - 1] = 1
         b, t = said_BT.to(model.device).nonzero(as_tuple=True)
         kl = _next_token_kl(*(_logps(one, token_BT, b, t, temperature) for one in (model, reference)))
         sums_B = torch.zeros(len(part), dtype=torch.float64).index_add_(0, b.cpu(), kl.cpu().double())

@@ -108,29 +108,27 @@ def thin_history(history: Sequence[Mapping[str, Any]]) -> list[Record]:
 
 def find_losses(
     methods: Mapping[str, Sequence[Policy]], start: Sequence[Policy], baselines: Sequence[str], best_of: Mapping[str, Sequence[Record]]
-) -> list[str]:
-    """Where a method lost, in plain sentences: to what it began with, to each baseline, to best of n at its own KL.
+) -> dict[str, list[str]]:
+    """Where each method lost, in clauses: to what it began with, to each baseline, to best of n at its own KL.
 
-    A loss to another policy is said only if the interval of the difference lies below 0.
+    A loss to another policy is said only if the interval of the difference lies below 0. Methods that lost nowhere are left out.
     """
-    sentences = []
+    found: dict[str, list[str]] = {}
     for name, policies in methods.items():
-        for figure, words in (("sampled", "sampled answers"), ("greedy", "greedy answers")):
-            against = {"the model it began with": start, **{other: methods[other] for other in baselines if other != name}}
-            for other, theirs in against.items():
+        against = {"the model it began with": start, **{other: methods[other] for other in baselines if other != name}}
+        for other, theirs in against.items():
+            for figure in ("sampled", "greedy"):
                 gap = difference(policies, theirs, figure)
                 if gap["high"] is not None and gap["high"] < 0:
-                    sentences.append(f"{name}: {words} are worth {_points(-gap['value'])} less than those of {other} {_range(gap)}.")
+                    found.setdefault(name, []).append(f"{figure} {_points(-gap['value'])} below {other} {_range(gap)}")
         if name in baselines:
             continue
         kl, sampled = over_seeds([policy.kl for policy in policies])["value"], over_seeds([policy.sampled for policy in policies])["value"]
-        for label, rows in best_of.items():
-            gold = gold_at(kl, rows)
-            if gold is not None and gold > sampled:
-                sentences.append(
-                    f"{name}: best of n by {label} is worth {_points(gold - sampled)} more at the same KL ({kl:.2f} nats), untrained."
-                )
-    return sentences
+        ahead = {label: gold - sampled for label, rows in best_of.items() if (gold := gold_at(kl, rows)) is not None and gold > sampled}
+        clauses = [f"by {label} {_points(gap)}" for label, gap in ahead.items()]
+        if clauses:
+            found.setdefault(name, []).append(f"best of n at the same KL ({kl:.2f} nats) ahead: {', '.join(clauses)}")
+    return found
 
 
 def _points(value: float) -> str:
@@ -138,4 +136,4 @@ def _points(value: float) -> str:
 
 
 def _range(gap: Record) -> str:
-    return f"(95 % interval {-100 * gap['high']:.1f} to {-100 * gap['low']:.1f})"
+    return f"({-100 * gap['high']:.1f} to {-100 * gap['low']:.1f})"

@@ -30,7 +30,10 @@ def write_pages(folder: Path) -> Path:
 
 def page_view(report: Mapping[str, Any]) -> Record:
     """What the pages say, as plain values that they only have to lay out."""
-    everyone = {"start": {"figures": report["start"]}, **report["methods"]}
+    # JSON objects are sorted when they are written; the order of the recipe says more.
+    methods = {name: report["methods"][name] for name in report["order"]["methods"]}
+    report = {**report, "methods": methods, "best_of": {name: report["best_of"][name] for name in report["order"]["best_of"]}}
+    everyone = {"start": {"figures": report["start"]}, **methods}
     return {
         "columns": list(COLUMNS.values()),
         "rows": [_row(name, method, report["baselines"]) for name, method in everyone.items()],
@@ -38,9 +41,11 @@ def page_view(report: Mapping[str, Any]) -> Record:
         "num_prompts": report["num_prompts"],
         "plots": [*_frontier_plot(report), *_best_of_plots(report["best_of"]), *_training_plots(report["methods"])],
         "best_of": {name: [_best_of_row(row) for row in rows] for name, rows in report["best_of"].items()},
-        "turning_points": [_turning(name, point) for name, point in report["turning_points"].items()],
+        "turning_points": [
+            _turning(name, report["turning_points"][name]) for name in report["best_of"] if name in report["turning_points"]
+        ],
         "notes": [note for method in report["methods"].items() for note in _training_notes(*method)],
-        "losses": report["losses"],
+        "losses": {name: "; ".join(report["losses"][name]) + "." for name in methods if name in report["losses"]},
     }
 
 
@@ -73,7 +78,7 @@ def _frontier_plot(report: Mapping[str, Any]) -> list[Record]:
         for name, rows in report["best_of"].items()
     }
     plot = draw_points(points, lines=lines, x_label="KL to the reference, nats an answer", y_label="gold of sampled answers, %")
-    return [{"title": "Reward against distance", "svg": plot}]
+    return [{"title": "Reward against distance", "svg": plot, "wide": True}]
 
 
 def _best_of_plots(best_of: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Record]:

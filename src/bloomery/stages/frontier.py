@@ -106,7 +106,7 @@ def frontier(
     write_json(out / "frontier.json", report)
     write_pages(out)
     flat = {f"{name}/{figure}": cell["value"] for name, cells in report["methods"].items() for figure, cell in cells["figures"].items()}
-    return {"num_prompts": len(task.examples), "num_losses": len(report["losses"]), **flat}
+    return {"num_prompts": len(task.examples), "methods_that_lost_somewhere": len(report["losses"]), **flat}
 
 
 class _Asker:
@@ -174,6 +174,7 @@ def _report(
     return {
         "start": method_record(start),
         "methods": methods,
+        "order": {"methods": config.names, "best_of": list(best_of)},
         "baselines": config.baselines,
         "best_of": best_of,
         "turning_points": {name: {"n": point["n"], "kl": point["kl"], "gold": point["gold"]["value"]} for name, point in turns.items()},

@@ -2,13 +2,11 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any  # Any: JSON records
 
-import jinja2
-
-from bloomery.core.files import read_json, write_text
+from bloomery.core.files import read_json
+from bloomery.core.pages import write_page
 from bloomery.core.plots import draw_curves, draw_points
 
 Record = dict[str, Any]
@@ -20,12 +18,9 @@ SHARES = ("greedy", "sampled", "stopped")
 def write_pages(folder: Path) -> Path:
     """Writes frontier.html and frontier.md beside frontier.json; the path of the first."""
     view = page_view(read_json(folder / "frontier.json"))
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    for name in ("frontier.html", "frontier.md"):
-        template = (files("bloomery.align") / f"{name}.j2").read_text(encoding="utf-8")
-        page = environment.overlay(autoescape=name.endswith(".html")).from_string(template)
-        write_text(folder / name, page.render(**view))
-    return folder / "frontier.html"
+    for name in ("frontier.md", "frontier.html"):
+        page = write_page(folder / name, package="bloomery.align", template=f"{name}.j2", view=view)
+    return page
 
 
 def page_view(report: Mapping[str, Any]) -> Record:

@@ -1,14 +1,13 @@
 """An evaluation as one page: `evaluation.html`, self-contained, beside scores.json and made of it and the samples alone."""
 
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any  # Any: JSON records
 
-import jinja2
 import pyarrow.parquet as pq
 
-from bloomery.core.files import read_json, write_text
+from bloomery.core.files import read_json
+from bloomery.core.pages import write_page
 from bloomery.core.plots import draw_intervals
 
 SAMPLES_PER_TASK = 3
@@ -33,13 +32,10 @@ LOWER_IS_BETTER = {"refusal_harmless", "toxicity", "bits_per_byte"}
 EVEN_IS_BETTER = {"stereotype_pairs", "crows_pairs"}
 
 
-def write_page(folder: Path) -> Path:
+def write_evaluation_page(folder: Path) -> Path:
     """Writes evaluation.html into a folder with scores.json and returns its path."""
-    scores = read_json(folder / "scores.json")
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    template = (files("bloomery.evaluate") / "page.html.j2").read_text(encoding="utf-8")
-    write_text(folder / "evaluation.html", environment.from_string(template).render(**page_view(scores, folder)))
-    return folder / "evaluation.html"
+    view = page_view(read_json(folder / "scores.json"), folder)
+    return write_page(folder / "evaluation.html", package="bloomery.evaluate", template="page.html.j2", view=view)
 
 
 def page_view(scores: Mapping[str, Any], folder: Path) -> dict[str, Any]:

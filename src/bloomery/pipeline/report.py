@@ -6,15 +6,13 @@ Everything in it is read from the artifacts and logs in the store, so it can be 
 
 import shlex
 from collections.abc import Mapping, Sequence
-from importlib.resources import files
 from pathlib import Path
 from typing import Any  # Any: values handed to the page's template
 
-import jinja2
-
 from bloomery.core.artifact import Store
 from bloomery.core.errors import DataError
-from bloomery.core.files import read_json, write_text
+from bloomery.core.files import read_json
+from bloomery.core.pages import write_page
 from bloomery.core.plots import draw_curves, draw_funnel, draw_intervals
 from bloomery.pipeline.report_view import (
     METRICS,
@@ -47,11 +45,8 @@ def write_report(store: Store, run_folder: Path) -> Path:
     if not nodes:
         raise DataError(f"{run_folder}: no stage of this run has finished yet, so there is nothing to report")
     view = _view(nodes, run_folder)
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
     for name in ("report.html", "report.md"):
-        template = (files("bloomery.pipeline") / f"{name}.j2").read_text(encoding="utf-8")
-        page = environment.overlay(autoescape=name.endswith(".html")).from_string(template)
-        write_text(run_folder / name, page.render(**view))
+        write_page(run_folder / name, package="bloomery.pipeline", template=f"{name}.j2", view=view)
     return run_folder / "report.html"
 
 

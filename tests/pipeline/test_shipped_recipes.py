@@ -28,8 +28,17 @@ def test_a_shipped_recipe_has_no_mistakes(name):
 
 
 def test_all_shipped_recipes_are_tested_above():
-    names = {"quickstart", "smoke", "web", "continue", "curriculum", "gpt2", "speedrun", "synthetic", "chat", "rl-math"}
+    names = {"quickstart", "smoke", "web", "continue", "curriculum", "gpt2", "speedrun", "synthetic", "chat", "rl-math", "align-demo"}
     assert set(shipped_recipes()) == names
+
+
+def test_the_demonstration_of_alignment_trains_every_method_once_a_seed_and_compares_all_of_them():
+    recipe = load_recipe(find_recipe("align-demo"), overrides=["seeds=[0, 5]"])
+    frontier = recipe.nodes["frontier"]
+    methods = [name.removesuffix("_seed5") for name in recipe.nodes if name.endswith("_seed5")]
+    assert {"rm_100", "rm_1000", "rm_5000", "dpo", "kto", "kto_1_10", "ppo", "ppo_small", "grpo", "sl_cai", "rl_cai"} <= set(methods)
+    assert len(frontier.inputs["models"]) == 2 * len(frontier.config.names) and len(frontier.inputs["reward_models"]) == 6
+    assert recipe.nodes["ppo_seed5"].inputs["reward_models"] == ("rm_5000_seed5",) and recipe.nodes["ppo_seed5"].config.seed == 5
 
 
 def test_the_recipe_of_continued_pretraining_starts_from_a_checkpoint_and_its_tokenizer():

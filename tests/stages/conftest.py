@@ -23,7 +23,7 @@ def one_thread() -> None:
 @pytest.fixture(scope="session")
 def tiny_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("tokenizer")
-    write_tokenizer(folder, train_bpe([" ".join(WORDS)] * 3, vocab_size=280, pattern="llama3"), pattern="llama3")
+    write_tokenizer(folder, train_bpe([" ".join(WORDS)] * 3, vocab_size=282, pattern="llama3"), pattern="llama3")
     return folder
 
 

@@ -310,8 +310,9 @@ def test_a_stream_that_waits_for_a_row_says_that_it_is_still_there(run_server, s
     with run_server(Served(name="tiny", engine=served.engine, voice=served.voice, limits=limits, max_rows=1)) as server:
         connection = http.client.HTTPConnection(server.host, server.port, timeout=20)
         body = json.dumps({"model": "tiny", "messages": HELLO, "max_tokens": 60, "n": 4, "stream": True})
+        for seed in range(8):  # those are before it, whatever the length of one of their answers
+            server.service.worker.submit([1, 2], SamplingParams(max_tokens=400), seed=seed)
         connection.request("POST", "/v1/chat/completions", body, {"Content-Type": "application/json"})
-        server.service.worker.submit([1, 2], SamplingParams(max_tokens=400), seed=1)
         said = connection.getresponse().read()
         connection.close()
     assert said.endswith(b"data: [DONE]\n\n")

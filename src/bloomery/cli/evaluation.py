@@ -153,7 +153,7 @@ def _show_tasks(scores: Mapping[str, Any]) -> None:
 
 
 def _show_ratings(scores: Mapping[str, Any]) -> None:
-    from bloomery.evaluate.page import rating_tables
+    from bloomery.core.rating_tables import rating_tables
 
     for table in rating_tables(scores):
         rows = [[row["model"], row["bradley_terry"], row["elo"], row["order_spread"], row["games"]] for row in table["rows"]]

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 from bloomery.core.files import read_json
 from bloomery.core.pages import write_page
 from bloomery.core.plots import draw_intervals
+from bloomery.core.rating_tables import rating_tables
 
 SAMPLES_PER_TASK = 3
 GROUPS_SHOWN = 60
@@ -158,32 +159,6 @@ def _percent(cell: Mapping[str, float]) -> tuple[float, float, float]:
 
 def _triple(cell: Mapping[str, float] | None) -> tuple[float, float, float] | None:
     return (cell["value"], cell["low"], cell["high"]) if cell else None
-
-
-def rating_tables(scores: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """A table for greedy answers, and one for sampled ones if there are any: a row a model, the best first, as text."""
-    tables = []
-    for kind, found in scores.get("ratings", {}).items():
-        likeliest = {one["name"]: one for one in found.get("bradley_terry", [])}
-        rows = []
-        for one in found["elo"]:
-            strength, name = likeliest.get(one["name"]), one["name"]
-            games = [sum(rate[result] for rate in found["win_rates"][name].values()) for result in ("wins", "ties", "losses")]
-            rows.append(
-                {
-                    "model": name,
-                    "bradley_terry": "-" if strength is None else _points(strength["rating"]),
-                    "elo": _points(one["rating"]),
-                    "order_spread": f"{one['order_spread']:.0f}",
-                    "games": " / ".join(f"{count:,}" for count in games),
-                }
-            )
-        tables.append({"kind": kind, "rows": rows, "problem": found.get("problem", "")})
-    return tables
-
-
-def _points(interval: Mapping[str, float]) -> str:
-    return f"{interval['value']:.0f} [{interval['low']:.0f}, {interval['high']:.0f}]"
 
 
 def _compared_rows(scores: Mapping[str, Any]) -> list[dict[str, Any]]:

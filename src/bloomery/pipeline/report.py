@@ -14,6 +14,7 @@ from bloomery.core.errors import DataError
 from bloomery.core.files import read_json
 from bloomery.core.pages import write_page
 from bloomery.core.plots import draw_curves, draw_funnel, draw_intervals
+from bloomery.core.rating_tables import rating_tables
 from bloomery.pipeline.report_view import (
     METRICS,
     SHARES,
@@ -25,7 +26,6 @@ from bloomery.pipeline.report_view import (
     judge_sentences,
     kept_samples,
     last_samples,
-    rating_tables,
     read_nodes,
     recipe_json,
     same_prompt_samples,

@@ -25,12 +25,18 @@ from bloomery.align.text_shape import LengthUnit, measure_lengths, overlong_pena
 from bloomery.align.verifiers import Compare, is_number, is_text, right_number, right_texts
 from bloomery.core.config import Config
 from bloomery.core.errors import ConfigError, DataError
-from bloomery.core.stage import Endpoint
+from bloomery.core.stage import Endpoint, Slot
 from bloomery.generate.answer_rules import choose_rules, followed_fraction
 from bloomery.generate.sandbox import SandboxLimits
 from bloomery.generate.verify import has_format, verify
 from bloomery.model.device import Precision
 
+REWARD_SLOTS: Mapping[str, Slot] = {
+    "reward_models": Slot("reward_model", many=True, optional=True),
+    "functions": Slot("functions", many=True, optional=True),
+    "judge": Slot("checkpoint", optional=True),
+}
+"""What the sources of a stage's `rewards` and `gold` are made from: inputs of every stage that judges answers."""
 RIGHT = 1.0
 """Ended by itself, in the asked format, and right."""
 WELL_FORMED = 0.3

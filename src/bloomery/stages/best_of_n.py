@@ -15,6 +15,7 @@ from pydantic import Field, PositiveInt
 from bloomery.align.candidates import Candidates, CandidatesConfig, Inputs, collect_candidates
 from bloomery.align.pairs import mean_rewards
 from bloomery.align.reward_source import prompt_messages
+from bloomery.align.rewards import REWARD_SLOTS
 from bloomery.core.errors import DataError
 from bloomery.core.files import read_json, write_jsonl
 from bloomery.core.stage import Runtime, Slot, Stage
@@ -86,9 +87,7 @@ STAGE = Stage(
     inputs={
         "model": Slot("checkpoint"),
         "prompts": Slot("conversations", many=True),
-        "reward_models": Slot("reward_model", many=True, optional=True),
-        "functions": Slot("functions", many=True, optional=True),
-        "judge": Slot("checkpoint", optional=True),
+        **REWARD_SLOTS,
     },
     output="conversations",
     version=1,

@@ -30,7 +30,7 @@ from bloomery.align.pairs import (
     ranking_row,
 )
 from bloomery.align.reward_source import prompt_messages
-from bloomery.align.rewards import RIGHT
+from bloomery.align.rewards import REWARD_SLOTS, RIGHT
 from bloomery.core.errors import DataError
 from bloomery.core.files import write_jsonl
 from bloomery.core.stage import Runtime, Slot, Stage
@@ -204,9 +204,7 @@ STAGE = Stage(
     inputs={
         "model": Slot("checkpoint"),
         "prompts": Slot("conversations", many=True),
-        "reward_models": Slot("reward_model", many=True, optional=True),
-        "functions": Slot("functions", many=True, optional=True),
-        "judge": Slot("checkpoint", optional=True),
+        **REWARD_SLOTS,
     },
     output="pairs",
     version=2,

@@ -18,6 +18,7 @@ from bloomery.align.actor import Actor, Collected, describe_rollout, make_judges
 from bloomery.align.episodes import EntropyUse, EpisodeBatch, join_episodes, said_logps
 from bloomery.align.learner import Learner, check_rl_launch, load_policy, run_rollouts, share_batches, training_metrics, write_policy
 from bloomery.align.monitor import largest_drift, warn_of_silence
+from bloomery.align.rewards import REWARD_SLOTS
 from bloomery.align.rollouts import REWARD, Rollout, RolloutConfig, minibatch, read_prompts
 from bloomery.core.files import read_json
 from bloomery.core.stage import Runtime, Slot, Stage
@@ -243,9 +244,7 @@ STAGE = Stage(
     inputs={
         "init": Slot("checkpoint"),
         "prompts": Slot("conversations", many=True),
-        "reward_models": Slot("reward_model", many=True, optional=True),
-        "functions": Slot("functions", many=True, optional=True),
-        "judge": Slot("checkpoint", optional=True),
+        **REWARD_SLOTS,
     },
     output="checkpoint",
     version=1,

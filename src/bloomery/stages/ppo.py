@@ -22,6 +22,7 @@ from bloomery.align.critic import attach_critic, critic_of, detach_critic, make_
 from bloomery.align.episodes import EntropyUse, EpisodeBatch, measure_episodes, said_logps, said_values
 from bloomery.align.learner import Learner, check_rl_launch, load_policy, run_rollouts, share_batches, training_metrics, write_policy
 from bloomery.align.monitor import largest_drift, warn_of_silence
+from bloomery.align.rewards import REWARD_SLOTS
 from bloomery.align.rollouts import REWARD, Rollout, RolloutConfig, minibatch, read_prompts
 from bloomery.core import dist
 from bloomery.core.errors import ConfigError
@@ -329,9 +330,7 @@ STAGE = Stage(
     inputs={
         "init": Slot("checkpoint"),
         "prompts": Slot("conversations", many=True),
-        "reward_models": Slot("reward_model", many=True, optional=True),
-        "functions": Slot("functions", many=True, optional=True),
-        "judge": Slot("checkpoint", optional=True),
+        **REWARD_SLOTS,
         "pretraining": Slot("tokens", optional=True),
     },
     output="checkpoint",

@@ -1,5 +1,7 @@
 """How far a policy is from its reference, and what a method's figures say."""
 
+from collections.abc import Iterable
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,9 @@ import torch.nn.functional as F
 
 from bloomery.align.best_of_n import Samples, best_of_curve
 from bloomery.align.frontier import best_of_record, difference, find_losses, gold_at, over_seeds, turning_point
-from bloomery.align.measure import Policy, answer_kl
+from bloomery.align.measure import Policy, answer_kl, reward_of
+from bloomery.align.rewards import RewardSpec, RewardSum
+from bloomery.core.errors import DataError
 from bloomery.generate.engine import Sample
 from bloomery.model.config import ModelConfig
 from bloomery.model.transformer import Transformer
@@ -109,3 +113,17 @@ def test_a_proxy_that_misleads_at_its_top_turns_and_a_good_one_does_not() -> Non
     turned = turning_point(curve(turns=True))
     assert turned is not None and turned["n"] in (2, 4)
     assert turning_point(curve(turns=False)) is None
+
+
+def test_an_answer_without_a_reward_is_an_error_that_names_source_prompt_and_answer() -> None:
+    class Letters:
+        end_id, pad_id, vocab_size = 1, 2, 11
+
+        def decode_bytes(self, ids: Iterable[int]) -> bytes:
+            return bytes(ord("a") + i - 3 for i in ids if i >= 3)
+
+    row = {"messages": [{"role": "user", "content": "Which letter?"}]}
+    silent = RewardSum([RewardSpec(source="exact", name="oracle")], [lambda rows, answers: [1.0, None]])
+    samples = [Sample([3, 1], [0.0, 0.0], "end"), Sample([4, 1], [0.0, 0.0], "end")]
+    with pytest.raises(DataError, match=r"oracle: no number for the answer 'b' to .*Which letter\?"):
+        reward_of(silent, [row, row], samples, Letters())

@@ -95,3 +95,7 @@ def test_models_that_do_not_fit_the_names_are_refused(made: dict[str, Any], tmp_
         run(config, made, ["start", "echo-0", "echo-1"], tmp_path / "out")
     with pytest.raises(ValueError, match='baselines: "ehco" is not among the names; did you mean "echo"'):
         FrontierConfig(names=["echo"], baselines=["ehco"])
+    with pytest.raises(ValueError, match='names: "start" is what the page calls something else'):
+        FrontierConfig(names=["start"])
+    with pytest.raises(ConfigError, match=r"0 reward_models for 1 names \(guess\)"):
+        run(CONFIG.model_copy(update={"reward_names": ["guess"]}), made, ["echo-0"], tmp_path / "out")

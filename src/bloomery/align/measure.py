@@ -16,8 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bloomery.align.reward_source import Answer
+from bloomery.align.reward_source import Answer, prompt_messages
 from bloomery.align.rewards import RewardSum
+from bloomery.core.errors import DataError
 from bloomery.generate.engine import Engine, Sample
 from bloomery.generate.sampling import SamplingParams
 from bloomery.generate.text import answer_text
@@ -55,7 +56,10 @@ def measure_policy(
     num_samples: int,
     seed: int,
 ) -> Policy:
-    """Asks every prompt once greedily and `num_samples` times with `params`. Rewards must give every answer a number."""
+    """Asks every prompt once greedily and `num_samples` times with `params`, whose temperature is above 0.
+
+    Raises DataError for an answer that `rewards` cannot judge.
+    """
     engine = Engine(model, tokenizer)
     greedy = engine.generate(prompts, params.model_copy(update={"temperature": 0.0}), seeds=[0] * len(prompts))
     repeated = [prompt for prompt in prompts for _ in range(num_samples)]
@@ -77,9 +81,14 @@ def measure_policy(
 
 
 def reward_of(rewards: RewardSum, rows: Sequence[Row], samples: Sequence[Sample], tokenizer: Tokenizer) -> list[float]:
-    """The total reward of each sample; NaN where no source can say."""
+    """The total reward of each sample. Raises DataError for one to which no source gives a number: a mean without it would say too much."""
     answers = [Answer(answer_text(tokenizer, sample.tokens), sample.finish != "length") for sample in samples]
-    return [float("nan") if value is None else value for value in rewards(rows, answers).total]
+    found = []
+    for row, answer, value in zip(rows, answers, rewards(rows, answers).total, strict=True):
+        if value is None:
+            raise DataError(f"{', '.join(rewards.names)}: no number for the answer {answer.text!r:.80} to {prompt_messages(row)!r:.120}")
+        found.append(value)
+    return found
 
 
 def sample_seeds(seed: int, count: int) -> list[int]:
@@ -114,7 +123,7 @@ def answer_kl(
 def _logps(model: Transformer, token_BT: Tensor, b: Tensor, t: Tensor, temperature: float) -> Tensor:
     # Padding is on the right, where no earlier token can see it.
     hidden_BTD = model.hidden_states(token_BT.to(model.device))
-    return F.log_softmax(model.logits(hidden_BTD[b, t]).float() / (temperature or 1.0), dim=-1)
+    return F.log_softmax(model.logits(hidden_BTD[b, t]).float() / temperature, dim=-1)
 
 
 def _next_token_kl(policy_logp: Tensor, reference_logp: Tensor) -> Tensor:

@@ -43,8 +43,8 @@ def find_mistakes(nodes: Mapping[str, Node], per_seed: AbstractSet[str], seeds: 
     for node_id, node in nodes.items():
         repeated = [source for source in node.parents() if source in per_seed]
         for slot, sources in node.inputs.items():
-            many = node_id not in per_seed and not node.stage.inputs[slot].many and len(seeds) > 1
-            if many and (taken := next((source for source in sources if source in per_seed), None)):
+            takes_one = node_id not in per_seed and not node.stage.inputs[slot].many
+            if takes_one and len(seeds) > 1 and (taken := next((source for source in sources if source in per_seed), None)):
                 found.append((node_id, f"{slot} takes one input, but {taken} is made once per seed; make {node_id} per_seed, too"))
         if node_id in per_seed and "seed" not in type(node.config).model_fields and not repeated:
             found.append(

@@ -5,7 +5,6 @@ stop share stand beside. Best of n of the reference, by the gold and by each rew
 Writes frontier.json, frontier.html and frontier.md. A model is the unit of resume.
 """
 
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any  # Any: JSON records
@@ -33,7 +32,8 @@ from bloomery.model.device import resolve_device
 from bloomery.model.huggingface import load_model
 from bloomery.tokens.tokenizer import load_tokenizer
 
-log = logging.getLogger(__name__)
+START, GOLD = "start", "gold"
+"""What the page calls the reference among the methods, and the gold among the judges of best of n."""
 
 Record = dict[str, Any]
 Row = Mapping[str, Any]
@@ -66,6 +66,9 @@ class FrontierConfig(Config):
         for field in ("names", "reward_names"):
             if len(set(getattr(self, field))) < len(getattr(self, field)):
                 raise ValueError(f"{field} = {getattr(self, field)} has a name twice")
+        for field, taken in (("names", START), ("reward_names", GOLD)):
+            if taken in getattr(self, field):
+                raise ValueError(f'{field}: "{taken}" is what the page calls something else; take another name')
         for name in self.baselines:
             if name not in self.names:
                 raise ValueError(f'baselines: "{name}" is not among the names; {suggest(name, self.names)}')
@@ -84,13 +87,14 @@ def frontier(
 ) -> Mapping[str, Any]:
     """Writes frontier.json, frontier.html and frontier.md; returns each method's figures as `<method>/<figure>`.
 
-    `reference` is what the methods began with. Raises ConfigError if names and models do not fit each other.
+    `reference` is what the methods began with. Raises ConfigError if names and models do not fit each other, DataError for an
+    answer that gold or a reward model cannot judge.
     """
     folders = _grouped(config.names, models, "models")
-    reward_folders = _grouped(config.reward_names, reward_models, "reward_models") if reward_models else {}
+    reward_folders = _grouped(config.reward_names, reward_models, "reward_models") if reward_models or config.reward_names else {}
     task = skills_task(prompts, num_prompts=config.num_prompts, seed=config.seed)
     asker = _Asker(config, reference, list(task.examples), resolve_device(runtime.device))
-    everyone = [("start", 0, reference), *((name, i, path) for name, paths in folders.items() for i, path in enumerate(paths))]
+    everyone = [(START, 0, reference), *((name, i, path) for name, paths in folders.items() for i, path in enumerate(paths))]
     measured: dict[str, list[Policy]] = {}
     with runtime.progress(len(everyone), "models") as bar:
         for number, (name, i, path) in enumerate(everyone):
@@ -99,10 +103,9 @@ def frontier(
                 write_json(scratch, {key: value.tolist() for key, value in asker.measure(path, seed=i)._asdict().items()})
             measured.setdefault(name, []).append(Policy(**{key: np.asarray(value) for key, value in read_json(scratch).items()}))
             bar.advance(note=name)
-    start = measured.pop("start")
+    start = measured.pop(START)
     curves = asker.best_of(reward_folders)
-    report = _report(config, start, measured, curves, folders)
-    report["num_prompts"] = len(task.examples)
+    report = {"num_prompts": len(task.examples), **_report(config, start, measured, curves, folders)}
     write_json(out / "frontier.json", report)
     write_pages(out)
     flat = {f"{name}/{figure}": cell["value"] for name, cells in report["methods"].items() for figure, cell in cells["figures"].items()}
@@ -147,7 +150,7 @@ class _Asker:
         def curve(proxy: np.ndarray) -> list[BestOf]:
             return best_of_curve([Samples(a.tolist(), b.tolist()) for a, b in zip(proxy, gold, strict=True)], seed=self._config.seed)
 
-        curves = {"gold": [curve(gold)]}
+        curves = {GOLD: [curve(gold)]}
         for name, paths in reward_folders.items():
             for path in paths:
                 source = make_rewards([RewardSpec(source="model")], reward_models=[path], device=self._device)

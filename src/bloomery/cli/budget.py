@@ -306,7 +306,7 @@ def _show(asked: Asked, found: Mapping[str, Any]) -> None:
     print_table(["", "", "how"], rows)
     if found["memory"]:
         memory = {**found["memory"], "together": found["memory_bytes_per_gpu"], f"of the {device.key}'s": found["device_memory_bytes"]}
-        print_table(["on each device", "bytes"], [[name, format_bytes(value)] for name, value in memory.items()])
+        print_table(["on each device, at the fullest moment", "bytes"], [[name, format_bytes(value)] for name, value in memory.items()])
     shape = found["shape"]
     print_text(
         f"Model: {shape['num_layers']} layers, width {shape['dim']:,}, {shape['num_heads']} heads of {shape['head_dim']} "

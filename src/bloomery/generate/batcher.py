@@ -217,15 +217,15 @@ class Batcher:
         if not admitted:
             return {}
         self._decoder.reserve_positions(max(len(asked.prompt) + asked.limit for asked in admitted))
-        reads = self._reader.read_all([asked.prompt for asked in admitted])
-        free = self._free_rows(sum(len(asked.requests) for asked in admitted))
+        free = iter(self._free_rows(sum(len(asked.requests) for asked in admitted)))
+        rows_of = [[next(free) for _ in asked.requests] for asked in admitted]
         self._cache.reserve(len(self._rows), max(len(asked.prompt) - asked.shared_tokens for asked in admitted) + 1)
         found: dict[int, Tensor] = {}
-        for asked, read in zip(admitted, reads, strict=True):
+        for i, read in self._reader.read_each([asked.prompt for asked in admitted]):
+            asked, rows = admitted[i], rows_of[i]
             if asked.shared_tokens:
                 asked.kv_LCGPK = read.kv_LCGTK[..., : asked.shared_tokens, :].contiguous()
             own_LCGTK = read.kv_LCGTK[..., asked.shared_tokens :, :]
-            rows, free = free[: len(asked.requests)], free[len(asked.requests) :]
             for row, request in zip(rows, asked.requests, strict=True):
                 request.draw_T = draws([request.seed], asked.limit)[0].tolist()
                 self._rows[row] = _Row(asked, request)

@@ -8,7 +8,7 @@ Legend: T tokens, L layers, C keys or values, G key-value heads, S slots, K head
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -46,21 +46,22 @@ class PromptReader:
         self._pieces: OrderedDict[bytes, Tensor] = OrderedDict()
 
     @torch.inference_mode()
-    def read_all(self, prompts: Sequence[Sequence[int]]) -> list[ReadPrompt]:
-        """`read` of each. Prompts of less than a piece, of which nothing can be remembered, are read side by side."""
-        found: dict[int, ReadPrompt] = {}
+    def read_each(self, prompts: Sequence[Sequence[int]]) -> Iterator[tuple[int, ReadPrompt]]:
+        """`read` of each as (its number, what was read), one after another, so that not all lie in memory at once.
+
+        Prompts of less than a piece, of which nothing can be remembered, are read side by side.
+        """
         short: dict[int, list[int]] = {}
         for i, prompt in enumerate(prompts):
             if len(prompt) < self.piece_tokens:
                 short.setdefault(-(-len(prompt) // WIDTH_MULTIPLE) * WIDTH_MULTIPLE, []).append(i)
             else:
-                found[i] = self.read(prompt)
+                yield i, self.read(prompt)
         for width, same in short.items():
             size = max(1, SIDE_BY_SIDE_TOKENS // width)
             for start in range(0, len(same), size):
                 part = same[start : start + size]
-                found |= zip(part, self._read_side_by_side([prompts[i] for i in part], width), strict=True)
-        return [found[i] for i in range(len(prompts))]
+                yield from zip(part, self._read_side_by_side([prompts[i] for i in part], width), strict=True)
 
     def _read_side_by_side(self, prompts: Sequence[Sequence[int]], width: int) -> list[ReadPrompt]:
         self.tokens_read += sum(map(len, prompts))

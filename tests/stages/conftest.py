@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import tokenizers
 import torch
 
 from bloomery.model.config import ModelConfig
@@ -49,4 +50,32 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory, tiny_tokenizer: Pa
         dim=32, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=16, mlp_dim=48, max_positions=48,
     )  # fmt: skip
     save_model(Transformer(config, seed=5), folder, tokenizer=tiny_tokenizer)
+    return folder
+
+
+CHATML = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+@pytest.fixture(scope="session")
+def foreign_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained Qwen3 as transformers saves it, with a template of its own and none of our marks."""
+    transformers, folder = pytest.importorskip("transformers"), tmp_path_factory.mktemp("foreign")
+    theirs = tokenizers.Tokenizer(tokenizers.models.BPE())
+    theirs.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    theirs.decoder = tokenizers.decoders.ByteLevel()
+    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    theirs.train_from_iterator(["the house"], tokenizers.trainers.BpeTrainer(initial_alphabet=alphabet, special_tokens=specials))
+    auto = transformers.PreTrainedTokenizerFast(tokenizer_object=theirs, eos_token="<|im_end|>", pad_token="<|endoftext|>")
+    auto.chat_template = CHATML
+    auto.save_pretrained(folder)
+    config = transformers.Qwen3Config(
+        vocab_size=len(auto), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
+        head_dim=16, max_position_embeddings=64, tie_word_embeddings=True, eos_token_id=auto.eos_token_id,
+    )  # fmt: skip
+    torch.manual_seed(1)
+    transformers.Qwen3ForCausalLM(config).save_pretrained(folder)
     return folder

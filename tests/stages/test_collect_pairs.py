@@ -21,6 +21,7 @@ from bloomery.model.transformer import Transformer
 from bloomery.stages.best_of_n import BestOfNConfig, best_of_n
 from bloomery.stages.collect_pairs import CollectPairsConfig, collect_pairs
 from bloomery.tokens.chat import render
+from bloomery.tokens.renderer import load_prompt_renderer
 from bloomery.tokens.tokenizer import load_tokenizer
 from bloomery.tokens.train import train_bpe, write_tokenizer
 
@@ -203,3 +204,15 @@ def test_settings_of_another_kind_of_row_are_refused() -> None:
         ({"pairing": "all", "gold_as_chosen": True}, "gold_as_chosen is of"),
     ):
         assert problem in check_config(CollectPairsConfig, values)[1][0]
+
+
+def test_a_checkpoint_of_others_is_asked_in_the_form_of_its_own_template(foreign_checkpoint: Path, prompts: Path, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    talk = [{"role": "user", "content": "the house"}]
+    render = load_prompt_renderer(foreign_checkpoint, load_tokenizer(foreign_checkpoint))
+    expected = AutoTokenizer.from_pretrained(foreign_checkpoint).apply_chat_template(talk, add_generation_prompt=True)
+    assert render(talk) == list(expected["input_ids"])
+    config = CollectPairsConfig(write="labels", num_prompts=3, num_samples=2, max_tokens=4, min_margin=0.0)
+    metrics = run(config, foreign_checkpoint, prompts, tmp_path / "out")
+    assert metrics["samples"] == 6

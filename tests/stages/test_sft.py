@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import tokenizers
 import torch
 
 from bloomery.core.errors import ConfigError, DataError
@@ -222,31 +221,13 @@ def test_what_is_too_long_is_counted_in_the_report(tmp_path: Path, tiny_checkpoi
         assert (metrics["cut_conversations"], metrics["dropped_conversations"]) == counts
 
 
-CHATML = (
-    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
-    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-)
-
-
-def test_a_checkpoint_of_others_learns_in_the_form_of_its_own_template(tmp_path: Path, conversations: Path) -> None:
+def test_a_checkpoint_of_others_learns_in_the_form_of_its_own_template(
+    tmp_path: Path, foreign_checkpoint: Path, conversations: Path
+) -> None:
     transformers = pytest.importorskip("transformers")
-    theirs = tokenizers.Tokenizer(tokenizers.models.BPE())
-    theirs.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    theirs.decoder = tokenizers.decoders.ByteLevel()
-    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
-    specials = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
-    theirs.train_from_iterator(["the house"], tokenizers.trainers.BpeTrainer(initial_alphabet=alphabet, special_tokens=specials))
-    auto = transformers.PreTrainedTokenizerFast(tokenizer_object=theirs, eos_token="<|im_end|>", pad_token="<|endoftext|>")
-    auto.chat_template = CHATML
-    auto.save_pretrained(tmp_path / "theirs")
-    config = transformers.Qwen3Config(
-        vocab_size=len(auto), hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
-        head_dim=16, max_position_embeddings=64, tie_word_embeddings=True, eos_token_id=auto.eos_token_id,
-    )  # fmt: skip
-    torch.manual_seed(1)
-    transformers.Qwen3ForCausalLM(config).save_pretrained(tmp_path / "theirs")
+    auto = transformers.AutoTokenizer.from_pretrained(foreign_checkpoint)
     changed = TINY.model_copy(update={"sequence_tokens": 64, "batch_tokens": 256, "epochs": 12})
-    sft(changed, init=tmp_path / "theirs", conversations=[conversations], out=tmp_path / "out", runtime=Runtime(quiet=True))
+    sft(changed, init=foreign_checkpoint, conversations=[conversations], out=tmp_path / "out", runtime=Runtime(quiet=True))
     trained = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "out")
     prompt = auto.apply_chat_template(talk(3)["messages"][:1], add_generation_prompt=True, return_tensors="pt", return_dict=True)
     said = trained.generate(**prompt, max_new_tokens=12, do_sample=False)[0, prompt["input_ids"].shape[1] :]

@@ -27,7 +27,7 @@ from bloomery.generate.engine import Engine
 from bloomery.generate.sampling import SamplingParams
 from bloomery.model.device import resolve_device
 from bloomery.model.huggingface import load_model
-from bloomery.tokens.chat import render
+from bloomery.tokens.renderer import WholeRenderer, load_prompt_renderer
 from bloomery.tokens.tokenizer import Tokenizer, load_tokenizer
 
 CHUNK_PROMPTS = 100
@@ -125,12 +125,13 @@ def sample_seed(purpose: str, seed: int, row: Row, sample: int) -> int:
 
 def _sample_chunks(config: CandidatesConfig, model: Path, chunks: Sequence[Sequence[Row]], files: Sequence[Path], runtime: Runtime) -> None:
     tokenizer = load_tokenizer(model)
+    render = load_prompt_renderer(model, tokenizer)
     engine = Engine(load_model(model, device=resolve_device(runtime.device)).eval(), tokenizer)
     with runtime.progress(sum(map(len, chunks)), "prompts") as bar:
         for i, (chunk, path) in enumerate(zip(chunks, files, strict=True)):
             if not path.exists():
                 started = time.perf_counter()
-                records = _sample_chunk(config, engine, tokenizer, chunk)
+                records = _sample_chunk(config, engine, tokenizer, render, chunk)
                 write_jsonl(path, records)
                 tokens = sum(sum(record["tokens"]) for record in records)
                 speed = tokens / (time.perf_counter() - started)
@@ -138,8 +139,10 @@ def _sample_chunks(config: CandidatesConfig, model: Path, chunks: Sequence[Seque
             bar.advance(len(chunk))
 
 
-def _sample_chunk(config: CandidatesConfig, engine: Engine, tokenizer: Tokenizer, chunk: Sequence[Row]) -> list[dict[str, Any]]:
-    ids = [render(tokenizer, prompt_messages(row), add_generation_prompt=True).ids for row in chunk]
+def _sample_chunk(
+    config: CandidatesConfig, engine: Engine, tokenizer: Tokenizer, render: WholeRenderer, chunk: Sequence[Row]
+) -> list[dict[str, Any]]:
+    ids = [render(prompt_messages(row), tools=row.get("tools") or ()) for row in chunk]
     repeated = [prompt for prompt in ids for _ in range(config.num_samples)]
     seeds = [sample_seed("collect_pairs", config.seed, row, i) for row in chunk for i in range(config.num_samples)]
     samples = engine.generate(repeated, config.params, seeds=seeds)

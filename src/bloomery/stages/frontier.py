@@ -16,13 +16,14 @@ from bloomery.align.best_of_n import BestOf, Samples, best_of_curve
 from bloomery.align.frontier import best_of_record, difference, find_losses, method_record, thin_history, turning_point
 from bloomery.align.frontier_page import write_pages
 from bloomery.align.measure import Policy, measure_policy, reward_of, sample_seeds
+from bloomery.align.reward_source import prompt_messages
 from bloomery.align.rewards import RewardSpec, make_rewards
 from bloomery.core.artifact import RECORD, read_artifact
 from bloomery.core.config import Config, suggest
 from bloomery.core.errors import ConfigError
 from bloomery.core.files import read_json, write_json
 from bloomery.core.stage import Runtime, Slot, Stage
-from bloomery.evaluate.tasks.skills import skill_prompt, skills_task
+from bloomery.evaluate.tasks.skills import skills_task
 from bloomery.evaluate.tradeoffs import training_cost
 from bloomery.generate.engine import Engine
 from bloomery.generate.sampling import SamplingParams
@@ -30,6 +31,7 @@ from bloomery.model.architectures import read_config
 from bloomery.model.config import count_params
 from bloomery.model.device import resolve_device
 from bloomery.model.huggingface import load_model
+from bloomery.tokens.renderer import load_prompt_renderer
 from bloomery.tokens.tokenizer import load_tokenizer
 
 START, GOLD = "start", "gold"
@@ -119,7 +121,8 @@ class _Asker:
         self._config, self._rows, self._device = config, rows, device
         self._tokenizer = load_tokenizer(reference)
         self._reference = load_model(reference, device=device).eval()
-        self._prompts = [skill_prompt(row, self._tokenizer, "chat") for row in rows]
+        render = load_prompt_renderer(reference, self._tokenizer)
+        self._prompts = [render(prompt_messages(row), tools=row.get("tools") or ()) for row in rows]
         self._gold = make_rewards(config.gold, device=device)
         self._params = SamplingParams(max_tokens=config.max_tokens, temperature=config.temperature)
 

@@ -1,7 +1,7 @@
 """How a checkpoint's conversations become ids: our own chat format for our tokenizers, its own template for others'."""
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol  # Any: JSON schemas of tools
 
@@ -53,11 +53,11 @@ def load_whole_renderer(folder: Path, tokenizer: Tokenizer) -> WholeRenderer:
     return lambda messages, *, tools=(): template.render(list(messages), tools=list(tools) or None)
 
 
-def load_prompt_renderer(folder: Path, tokenizer: Tokenizer) -> Callable[[Sequence[Message]], list[int]]:
+def load_prompt_renderer(folder: Path, tokenizer: Tokenizer) -> WholeRenderer:
     """How a conversation becomes a prompt for its next answer: `load_renderer` where nothing is trained, so that any template will do."""
     if all(token in tokenizer.special_ids for token in CHAT_TOKENS):
-        return lambda messages: render(tokenizer, messages, add_generation_prompt=True).ids
+        return lambda messages, *, tools=(): render(tokenizer, messages, tools=tools, add_generation_prompt=True).ids
     template = load_chat_template(folder, tokenizer)
     if template is None:
         raise DataError(f"{folder}: this model has no chat template: it was not taught to converse")
-    return lambda messages: template.render(list(messages), add_generation_prompt=True)
+    return lambda messages, *, tools=(): template.render(list(messages), tools=list(tools) or None, add_generation_prompt=True)

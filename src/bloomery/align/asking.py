@@ -4,7 +4,6 @@ The model is a checkpoint or any Hugging Face folder that converses, or one behi
 the first question that has no kept answer yet.
 """
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple  # Any: a row of JSON
@@ -15,6 +14,7 @@ from bloomery.align.constitution import Constitution, Shipped
 from bloomery.align.reward_source import Answer as Sampled
 from bloomery.align.reward_source import Row, prompt_messages
 from bloomery.align.rewards import RewardSpec, make_rewards
+from bloomery.align.seeds import draw_seed
 from bloomery.core.config import Config
 from bloomery.core.conversation import Message, read_conversations
 from bloomery.core.errors import ConfigError, DataError
@@ -106,12 +106,6 @@ def choose_prompts(config: AskingConfig, prompts: Sequence[Path]) -> list[Row]:
 def prompt_key(row: Row) -> str:
     """A prompt's text, all its messages together."""
     return "\x00".join(message["content"] for message in prompt_messages(row))
-
-
-def draw_seed(purpose: str, *parts: object) -> int:
-    """63 bits that follow from a purpose and what is named after it."""
-    text = "/".join([purpose, *map(str, parts)])
-    return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=8).digest(), "big") >> 1
 
 
 def kept_columns(row: Row) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from bloomery.align.best_of_n import Samples, best_of_curve
 from bloomery.align.reward_source import Answer, Row, prompt_messages
 from bloomery.align.rewards import RewardSpec, RewardSum, Scores, make_rewards
+from bloomery.align.seeds import draw_seed
 from bloomery.core.config import Config
 from bloomery.core.conversation import read_conversations
 from bloomery.core.errors import DataError
@@ -119,8 +120,7 @@ def choose_prompts(config: CandidatesConfig, prompts: Sequence[Path]) -> list[Ro
 def sample_seed(purpose: str, seed: int, row: Row, sample: int) -> int:
     """The seed of one sample: 63 bits that follow from the prompt's text and the sample's number."""
     text = "\x00".join(message["content"] for message in prompt_messages(row))
-    digest = hashlib.blake2b(f"{purpose}/{seed}/{sample}/{text}".encode("utf-8", "replace"), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
+    return draw_seed(purpose, seed, sample, text)
 
 
 def _sample_chunks(config: CandidatesConfig, model: Path, chunks: Sequence[Sequence[Row]], files: Sequence[Path], runtime: Runtime) -> None:

@@ -7,7 +7,6 @@ answer's share is negative, and far fewer are needed than for the mean of log pi
 Shapes: B answers, T tokens, V vocabulary, N answers in all, P prompts.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple  # Any: a row of JSON
 
@@ -18,6 +17,7 @@ from torch import Tensor
 
 from bloomery.align.reward_source import Answer, prompt_messages
 from bloomery.align.rewards import RewardSum
+from bloomery.align.seeds import draw_seed
 from bloomery.core.errors import DataError
 from bloomery.generate.engine import Engine, Sample
 from bloomery.generate.sampling import SamplingParams
@@ -93,8 +93,7 @@ def reward_of(rewards: RewardSum, rows: Sequence[Row], samples: Sequence[Sample]
 
 def sample_seeds(seed: int, count: int) -> list[int]:
     """Seeds of `count` answers, different ones for every `seed`."""
-    digests = (hashlib.blake2b(f"measure/{seed}/{i}".encode(), digest_size=8).digest() for i in range(count))
-    return [int.from_bytes(digest, "big") >> 1 for digest in digests]
+    return [draw_seed("measure", seed, i) for i in range(count)]
 
 
 @torch.no_grad()

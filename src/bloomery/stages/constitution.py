@@ -21,7 +21,6 @@ from bloomery.align.asking import (
     Truth,
     check_model,
     choose_prompts,
-    draw_seed,
     kept_columns,
     make_truth,
     open_answerer,
@@ -31,6 +30,7 @@ from bloomery.align.asking import (
 from bloomery.align.constitution import Constitution, Principle, draw_principles, load_constitution
 from bloomery.align.reward_source import Answer as Sampled
 from bloomery.align.reward_source import Row, prompt_messages
+from bloomery.align.seeds import draw_seed
 from bloomery.core.conversation import Message
 from bloomery.core.errors import DataError
 from bloomery.core.files import write_json, write_jsonl

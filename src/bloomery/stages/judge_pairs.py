@@ -22,7 +22,6 @@ from bloomery.align.asking import (
     Truth,
     check_model,
     choose_prompts,
-    draw_seed,
     make_truth,
     open_answerer,
     prompt_key,
@@ -42,6 +41,7 @@ from bloomery.align.judge import (
 from bloomery.align.pairs import Pair, pair_row
 from bloomery.align.reward_source import Answer as Sampled
 from bloomery.align.reward_source import Row, prompt_messages
+from bloomery.align.seeds import draw_seed
 from bloomery.core.errors import DataError
 from bloomery.core.files import read_json, write_atomically, write_json, write_jsonl
 from bloomery.core.stage import Launch, Runtime, Slot, Stage

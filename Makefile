@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: quickstart test lint peers clean
+.PHONY: quickstart test lint bundle peers clean
 
 quickstart: $(VENV)/.installed ## raw web pages to a chat model, then one question to it
 	$(BIN)/bloomery run quickstart
@@ -19,6 +19,9 @@ lint: $(VENV)/.installed-dev ## ruff (lint and format) and the type checker
 	$(BIN)/ruff check src tests docs bench examples
 	$(BIN)/ruff format --check src tests docs bench examples
 	$(BIN)/mypy
+
+bundle: ## the pages of `bloomery web` from frontend/ (needs Node.js; users do not: the bundle is committed)
+	cd frontend && npm ci --no-audit --no-fund --ignore-scripts && node build.mjs
 
 peers: ## other tools that bench/ measures us against, in .venv-peers
 	test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers

@@ -8,11 +8,14 @@ import logging
 import os
 import re
 import shutil
+import subprocess
+import sys
 import tempfile
 import threading
 import time
 import zlib
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -33,6 +36,21 @@ def logs_as_they_were():
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
+
+
+@pytest.fixture(scope="session")
+def smoke_store(tmp_path_factory) -> Path:
+    """The store of the smoke recipe, run as a user runs it, once for all tests. Whoever changes something works on a copy.
+
+    BLOOMERY_SMOKE_STORE names one that is there already (for those who run a few tests often).
+    """
+    ready = os.environ.get("BLOOMERY_SMOKE_STORE")
+    folder = Path(ready) if ready else tmp_path_factory.mktemp("smoke") / "runs"
+    if not ready:
+        command = [Path(sys.executable).with_name("bloomery"), "run", "smoke", "--store", folder]
+        done = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+        assert done.returncode == 0, f"{command} ended with {done.returncode}:\n{done.stderr[-3000:]}"
+    return folder
 
 
 class WebServer:

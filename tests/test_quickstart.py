@@ -29,11 +29,9 @@ def bloomery(*arguments: object, expect: int = 0) -> subprocess.CompletedProcess
     return done
 
 
-@pytest.fixture(scope="module")
-def store(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("smoke") / "runs"
-    bloomery("run", "smoke", "--store", folder)
-    return folder
+@pytest.fixture
+def store(smoke_store) -> Path:
+    return smoke_store
 
 
 class Links(HTMLParser):

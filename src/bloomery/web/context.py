@@ -1,0 +1,28 @@
+"""What all pages share while a server lives."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bloomery.core.artifact import Store
+from bloomery.web.directory import Directory
+
+
+@dataclass(frozen=True, kw_only=True)
+class WebContext:
+    """The store that is looked at, and what must be closed when the server stops (last opened first)."""
+
+    store: Store
+    directory: Directory
+    closing: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
+
+    async def close(self) -> None:
+        """Closes what the pages opened."""
+        for close in reversed(self.closing):
+            await close()
+
+
+def make_context(root: Path) -> WebContext:
+    """A context for the store in folder `root`, which need not exist yet."""
+    store = Store(root)
+    return WebContext(store=store, directory=Directory(store))

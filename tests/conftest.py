@@ -152,7 +152,8 @@ class RunningModel:
 @pytest.fixture(scope="session")
 def run_server():
     """`with run_server(served) as server`: a model served in a thread, at a free port."""
-    from bloomery.chat.server import Service, make_server, open_socket
+    from bloomery.chat.admission import open_socket
+    from bloomery.chat.server import Service, make_server
 
     @contextlib.contextmanager
     def run(served):

@@ -10,9 +10,9 @@ import time
 import openai
 import pytest
 
-from bloomery.chat.admission import Gate, ServerLimits
-from bloomery.chat.requests import Refusal
-from bloomery.chat.server import Served, open_socket
+from bloomery.chat.admission import Gate, ServerLimits, open_socket
+from bloomery.chat.refusal import Refusal
+from bloomery.chat.server import Served
 from bloomery.chat.voice import Voice
 from bloomery.chat.worker import Failure, Worker
 from bloomery.core.errors import ConfigError

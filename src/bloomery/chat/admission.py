@@ -2,6 +2,7 @@
 
 import hmac
 import ipaddress
+import socket
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -9,8 +10,9 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 
-from bloomery.chat.requests import Refusal
+from bloomery.chat.refusal import Refusal
 from bloomery.core.config import Config
+from bloomery.core.errors import ConfigError
 
 MAX_CLIENTS = 10_000
 """Whose rate is remembered."""
@@ -43,6 +45,20 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
+
+
+def open_socket(host: str, port: int, *, token: str) -> socket.socket:
+    """A listening socket. Raises ConfigError for an address that cannot be had, or that others reach without a token."""
+    if not token and not is_loopback(host):
+        raise ConfigError(f"--host {host} can be reached from other machines: give a token (--token, or BLOOMERY_TOKEN), or use 127.0.0.1")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+    except OSError as error:
+        raise ConfigError(f"cannot listen at {host}:{port}: {error}") from error
+    return listener
 
 
 class Gate:

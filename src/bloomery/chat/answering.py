@@ -14,8 +14,9 @@ from typing import Any  # Any: ASGI's messages
 
 from bloomery.chat import replies
 from bloomery.chat.admission import ServerLimits
+from bloomery.chat.refusal import Refusal
 from bloomery.chat.replies import Choice, Json, Reply
-from bloomery.chat.requests import Refusal, Sampling
+from bloomery.chat.requests import Sampling
 from bloomery.chat.tool_calls import CallFinder
 from bloomery.chat.voice import Voice
 from bloomery.chat.worker import Failure, Job, Worker

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, NamedTuple, TypeVar  # Any: JSON tha
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from bloomery.chat.refusal import Refusal
 from bloomery.chat.tool_calls import valid_name
 from bloomery.generate.sampling import SamplingParams
 
@@ -18,38 +19,6 @@ MAX_TOP_LOGPROBS = 20
 MAX_STOP_STRINGS = 16
 MAX_STOP_CHARACTERS = 1000
 
-
-class Refusal(Exception):
-    """An answer that is an error, in OpenAI's shape. `status` is HTTP's."""
-
-    def __init__(
-        self, status: int, message: str, *, code: str | None = None, param: str | None = None, headers: Mapping[str, str] | None = None
-    ) -> None:
-        super().__init__(message)
-        self.status, self.message, self.code, self.param = status, message, code, param
-        self.headers = dict(headers or {})
-
-    def body(self) -> dict[str, Any]:
-        """The JSON that OpenAI's clients read."""
-        return {
-            "error": {
-                "message": self.message,
-                "type": _KINDS.get(self.status, "invalid_request_error"),
-                "param": self.param,
-                "code": self.code,
-            }
-        }
-
-
-_KINDS = {
-    401: "authentication_error",
-    403: "permission_error",
-    408: "timeout_error",
-    429: "rate_limit_error",
-    500: "server_error",
-    503: "overloaded_error",
-    504: "timeout_error",
-}
 
 Stop = str | Annotated[list[str], Field(max_length=MAX_STOP_STRINGS)] | None
 

@@ -10,21 +10,20 @@ and their rows are free at the next step. What was said is never logged, and nei
 import asyncio
 import contextlib
 import secrets
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any  # Any: fields of several types
 
 from bloomery.chat import replies
-from bloomery.chat.admission import Gate, ServerLimits, is_loopback
+from bloomery.chat.admission import Gate, ServerLimits
 from bloomery.chat.answering import HEADERS, Answering, Ask
+from bloomery.chat.refusal import Refusal
 from bloomery.chat.replies import Json
 from bloomery.chat.requests import (
     ChatRequest,
     CompletionRequest,
     NamedChoice,
     R,
-    Refusal,
     Sampling,
     check_messages,
     read_request,
@@ -253,20 +252,6 @@ def make_app(service: Service) -> Starlette:
         Route("/health", _health, methods=["GET"]),
     ]
     return Starlette(routes=routes, exception_handlers=handlers, lifespan=live)
-
-
-def open_socket(host: str, port: int, *, token: str) -> socket.socket:
-    """A listening socket. Raises ConfigError for an address that cannot be had, or that others reach without a token."""
-    if not token and not is_loopback(host):
-        raise ConfigError(f"--host {host} can be reached from other machines: give a token (--token, or BLOOMERY_TOKEN), or use 127.0.0.1")
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-    except OSError as error:
-        raise ConfigError(f"cannot listen at {host}:{port}: {error}") from error
-    return listener
 
 
 def make_server(service: Service) -> uvicorn.Server:

@@ -43,7 +43,8 @@ def serve(
 ) -> None:
     """Serve a model to OpenAI's clients: chat and text completions, streams, tools. Ctrl-C stops."""
     with session(as_json=as_json, debug=debug):
-        from bloomery.chat.server import Served, Service, make_server, open_socket  # first: it says what to install
+        from bloomery.chat.admission import ServerLimits, open_socket
+        from bloomery.chat.server import Served, Service, make_server
 
         listener = open_socket(host, port, token=token)  # and an address that is taken is said before a model is read
 
@@ -54,7 +55,6 @@ def serve(
         if precision not in precisions:
             raise ConfigError(f"--precision {precision}: expected one of {', '.join(precisions)}")
 
-        from bloomery.chat.admission import ServerLimits
         from bloomery.chat.voice import load_voice
         from bloomery.generate.engine import Engine
         from bloomery.model.huggingface import load_model

@@ -38,15 +38,15 @@ def web(
 ) -> None:
     """Look at runs, data and tokenizers, talk to models and compare them, in the browser. Ctrl-C stops."""
     with session(as_json=as_json, debug=debug):
-        from bloomery.chat.server import open_socket  # first: it says what to install
+        from bloomery.chat.admission import open_socket
         from bloomery.core.errors import ConfigError
+        from bloomery.web.app import make_web_app, make_web_server  # early: it says what to install
 
         if no_token and token:
             raise ConfigError("--no-token and a token (--token, BLOOMERY_TOKEN) exclude each other")
         token = "" if no_token else token or secrets.token_urlsafe(24)
         listener = open_socket(host, port, token=token)
 
-        from bloomery.web.app import make_web_app, make_web_server
         from bloomery.web.context import make_context
         from bloomery.web.guard import Access
 

@@ -6,18 +6,22 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from importlib.resources import files
 
-import uvicorn
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
-
-from bloomery.chat.requests import Refusal
-from bloomery.core.errors import BloomeryError
+from bloomery.chat.refusal import Refusal
+from bloomery.core.errors import BloomeryError, ConfigError
 from bloomery.web.context import WebContext
-from bloomery.web.guard import Access, Guard, refuse
-from bloomery.web.http import reply
+
+try:
+    import uvicorn
+    from starlette.applications import Starlette
+    from starlette.exceptions import HTTPException
+    from starlette.requests import ClientDisconnect, Request
+    from starlette.responses import Response
+    from starlette.routing import BaseRoute, Route
+
+    from bloomery.web.guard import Access, Guard, refuse
+    from bloomery.web.http import reply
+except ImportError as error:
+    raise ConfigError("the web pages need more packages: pip install 'bloomery[web]'") from error
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any  # Any: the values of a JSON document
 
-from bloomery.chat.requests import Refusal
+from bloomery.chat.refusal import Refusal
 from bloomery.core.artifact import RECORD, Store
 from bloomery.core.errors import DataError
 from bloomery.core.files import read_json

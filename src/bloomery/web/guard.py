@@ -28,7 +28,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bloomery.chat.admission import is_loopback
-from bloomery.chat.requests import Refusal
+from bloomery.chat.refusal import Refusal
 from bloomery.core.config import Config
 
 POLICY = (

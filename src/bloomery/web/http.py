@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from bloomery.chat.requests import Refusal
+from bloomery.chat.refusal import Refusal
 
 HEARTBEAT_SECONDS = 10.0
 MAX_PROBLEMS_TOLD = 5

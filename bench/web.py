@@ -19,7 +19,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -33,6 +32,7 @@ PAINT_LIMIT_MS, MEMORY_LIMIT_MB = 300, 500
 PAGES = ("runs", "corpus", "tokenizer", "chat", "arena")
 NAMES = ("id", "kept_id", "cluster", "first_id")
 SHARDS = 16
+CONSTANT = {"train/learning_rate": 0.01, "train/tokens_per_second": 22000.0, "train/mfu": 0.38, "train/memory_bytes": 950_000_000}
 
 
 def main() -> None:
@@ -61,7 +61,8 @@ def main() -> None:
             print(f"| {name} | {cells[0]} | {cells[1]} | {memory:.0f} |")
         worst, most = max(max(paints) for _, paints, _, _ in rows), max(memory for *_, memory in rows)
         print(
-            f"\nfirst paint at most {worst:.0f} ms (limit {PAINT_LIMIT_MS}); server {idle:.0f} MB at first, {most:.0f} MB at most (limit {MEMORY_LIMIT_MB})"
+            f"\nfirst paint at most {worst:.0f} ms (limit {PAINT_LIMIT_MS}); "
+            f"server {idle:.0f} MB at first, {most:.0f} MB at most (limit {MEMORY_LIMIT_MB})"
         )
 
 
@@ -129,10 +130,9 @@ def make_store(root: Path, source: Path, *, documents: int, rows: int) -> None:
         shutil.copytree(root / base["artifact"], root / artifact)
         record = read_json(root / artifact / "artifact.json")
         write_json(root / artifact / "artifact.json", {**record, "fingerprint": f"{number:016x}" + record["fingerprint"][16:]})
-        nodes = [
-            {**node, "artifact": artifact, "fingerprint": f"{number:016x}" + node["fingerprint"][16:]} if node is base else node
-            for node in spec["nodes"]
-        ]
+        nodes = [dict(node) for node in spec["nodes"]]
+        mine = next(node for node in nodes if node["id"] == base["id"])
+        mine.update(artifact=artifact, fingerprint=f"{number:016x}" + base["fingerprint"][16:])
         (root / name).mkdir()
         write_json(root / name / "spec.json", {**spec, "name": name, "nodes": nodes})
 
@@ -181,15 +181,11 @@ def write_metrics(folder: Path, rows: int, *, seed: int) -> None:
     norm = rng.lognormal(0, 0.3, rows)
     with (folder / "metrics.jsonl").open("w") as file:
         for step in range(1, rows + 1):
-            row: dict[str, Any] = {
-                "time": 1.79e9 + step * 0.37, "step": step, "tokens": step * 8192, "train/loss": float(loss[step - 1]), "train/learning_rate": 0.01,
-                "train/gradient_norm": float(norm[step - 1]), "train/tokens_per_second": 22000.0, "train/mfu": 0.38, "train/memory_bytes": 950000000,
-            }  # fmt: skip
+            where = {"time": 1.79e9 + step * 0.37, "step": step, "tokens": step * 8192}
+            row = {**where, **CONSTANT, "train/loss": float(loss[step - 1]), "train/gradient_norm": float(norm[step - 1])}
             file.write(json.dumps(row) + "\n")
             if step % 500 == 0:
-                told = {"time": row["time"], "step": step, "tokens": row["tokens"], "validation/loss": float(loss[step - 1]) + 0.02}
-                file.write(json.dumps(told) + "
-")
+                file.write(json.dumps({**where, "validation/loss": float(loss[step - 1]) + 0.02}) + "\n")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from bloomery.core.artifact import Store
 from bloomery.web.directory import Directory
+from bloomery.web.models import ModelHost
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,6 +15,7 @@ class WebContext:
 
     store: Store
     directory: Directory
+    models: ModelHost
     closing: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
 
     async def close(self) -> None:
@@ -25,4 +27,6 @@ class WebContext:
 def make_context(root: Path) -> WebContext:
     """A context for the store in folder `root`, which need not exist yet."""
     store = Store(root)
-    return WebContext(store=store, directory=Directory(store))
+    directory = Directory(store)
+    models = ModelHost(directory)
+    return WebContext(store=store, directory=directory, models=models, closing=[models.close])

@@ -58,8 +58,14 @@ class RunningWeb:
         return status, json.loads(text) if kind.startswith("application/json") else text
 
 
+@pytest.fixture(scope="session")
+def serve_web() -> Any:
+    """`with serve_web(store, *options) as server`: a server of a test's own."""
+    return start_web
+
+
 @contextlib.contextmanager
-def serve_web(store: Path, *options: str, env: dict[str, str] | None = None) -> Iterator[RunningWeb]:
+def start_web(store: Path, *options: str, env: dict[str, str] | None = None) -> Iterator[RunningWeb]:
     """`bloomery web --store STORE` on a free port; killed at the end."""
     command = [sys.executable, "-m", "bloomery.cli.main", "web", "--store", str(store), "--port", "0", "--json", *options]
     errors = store.parent / f"web-{time.monotonic_ns()}.log"
@@ -87,7 +93,7 @@ def serve_web(store: Path, *options: str, env: dict[str, str] | None = None) -> 
 @pytest.fixture(scope="session")
 def web(smoke_store) -> Iterator[RunningWeb]:
     """One server over the smoke run's store for all tests that only read."""
-    with serve_web(smoke_store) as running:
+    with start_web(smoke_store) as running:
         yield running
 
 

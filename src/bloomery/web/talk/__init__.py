@@ -1,0 +1,1 @@
+"""The chat page: answers as they are made, the prompt as the model sees it."""

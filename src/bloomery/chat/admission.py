@@ -56,6 +56,7 @@ def open_socket(host: str, port: int, *, token: str) -> socket.socket:
         listener = socket.socket(family, kind, protocol)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
+        listener.listen(128)  # from now on clients wait instead of being refused, whatever is still to be loaded
     except OSError as error:
         raise ConfigError(f"cannot listen at {host}:{port}: {error}") from error
     return listener

@@ -20,6 +20,8 @@ try:
 
     from bloomery.web.guard import Access, Guard, refuse
     from bloomery.web.http import reply
+    from bloomery.web.talk import api as talk
+    from bloomery.web.tokenizer import api as tokenizer
 except ImportError as error:
     raise ConfigError("the web pages need more packages: pip install 'bloomery[web]'") from error
 
@@ -47,6 +49,8 @@ def make_web_app(context: WebContext, access: Access) -> Guard:
     routes: list[BaseRoute] = [
         *_shell_routes(),
         *_static_routes(),
+        *talk.routes(context),
+        *tokenizer.routes(context),
         Route("/health", _health, methods=["GET"]),
     ]
     return Guard(Starlette(routes=routes, exception_handlers=handlers, lifespan=live), access)

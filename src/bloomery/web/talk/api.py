@@ -27,7 +27,8 @@ def routes(context: WebContext) -> list[Route]:
     async def list_models(request: Request) -> Response:
         models = await in_thread(host.models)
         limits = {"tokens": host.limits.max_answer_tokens, "characters": MAX_CHARACTERS, "messages": MAX_MESSAGES, "top": MAX_TOP}
-        return reply({"models": [entry.shown() | {"state": host.state(entry.id)} for entry in models], "limits": limits})
+        shown = [entry.shown() | {"state": host.state(entry.id)} for entry in models]
+        return reply({"models": shown, "open": host.num_open, "limits": limits})
 
     async def show_prompt(request: Request) -> Response:
         asked = await read_prompt(await read_body(request, PromptBody), host)

@@ -73,6 +73,7 @@ class MergeTable:
         """Why token number `place` of the encoded text is what it is. Raises IndexError if there are not so many."""
         words = self._library.encode(text, add_special_tokens=False).word_ids
         word = words[place]
+        assert word is not None  # only special tokens that the library adds belong to no piece, and it adds none here
         first = words.index(word)
         tokens = self.join(self.cut(text)[word])
         piece = "".join(joined.token for joined in tokens)

@@ -1,0 +1,158 @@
+"""Stage scaling_law: a law L(N, D) from a ladder of pretrained models, and how far off it is for larger ones that it has not seen.
+
+The runs of most FLOP are held out: the law is fitted to the others, predicts them, and the page says by how much it missed. Writes
+law.json, which `bloomery budget --law` reads, ladder.json, ladder.html and ladder.md.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any  # Any: JSON records
+
+from pydantic import NonNegativeInt, PositiveInt
+
+from bloomery.core.artifact import RECORD, read_artifact
+from bloomery.core.config import Config
+from bloomery.core.errors import ConfigError, DataError
+from bloomery.core.files import write_json
+from bloomery.core.pages import write_page
+from bloomery.core.plots import draw_curves, draw_points
+from bloomery.core.stage import Runtime, Slot, Stage
+from bloomery.scaling.fitting import Fit, Measured, Range, find_valleys, fit_exponent, fit_with_intervals
+from bloomery.scaling.laws import FLOPS_PER_PARAM_TOKEN, Split, predict_loss
+
+Record = dict[str, Any]
+CONSTANTS = {"E": "E, nats", "A": "A", "B": "B", "alpha": "alpha", "beta": "beta", "exponent": "a in N ~ C^a"}
+
+
+class ScalingLawConfig(Config):
+    """How the law is fitted and tested."""
+
+    num_held_out: NonNegativeInt = 1
+    """The runs of most FLOP that the law does not see and has to predict."""
+    num_resamples: PositiveInt = 200
+    """Fits of the bootstrap that the intervals come from."""
+    seed: NonNegativeInt = 0
+
+
+def scaling_law(config: ScalingLawConfig, *, models: Sequence[Path], out: Path, runtime: Runtime) -> Mapping[str, Any]:
+    """Writes the law and its pages; returns its constants and, for the largest held-out run, the relative error of its predicted loss.
+
+    `models` are checkpoints of `pretrain`: parameters, tokens and the last validation loss (nats a token) stand in their records. Raises
+    DataError for another checkpoint, ConfigError if too few runs are left to fit five constants to.
+    """
+    named = sorted(((path.name, _measured(path)) for path in models), key=lambda pair: (_flops(pair[1]), pair[0]))
+    runs = [run for _, run in named]
+    kept, held_out = runs[: len(runs) - config.num_held_out], runs[len(runs) - config.num_held_out :]
+    source = f"{len(kept)} runs of {min(runs).params / 1e6:.2g} to {max(run.params for run in kept or runs) / 1e6:.2g} M parameters"
+    try:
+        fit = fit_with_intervals(kept, seed=config.seed, num_resamples=config.num_resamples, name="ladder", source=source)
+    except ValueError as error:
+        raise ConfigError(f"scaling_law: {len(runs)} models, {config.num_held_out} of them held out: {error}") from error
+    predictions = [_prediction(run, fit) for run in held_out]
+    valleys = find_valleys(kept)
+    report: Record = {
+        "law": fit.law._asdict(),
+        "constants": {name: one._asdict() for name, one in fit.constants().items()},
+        "runs": [{**run._asdict(), "flops": _flops(run), "error": error} for run, error in zip(kept, fit.errors, strict=True)],
+        "held_out": predictions,
+        "valleys": [valley._asdict() for valley in valleys],
+        "valley_exponent": fit_exponent(valleys) if len({valley.flops for valley in valleys}) > 1 else None,
+    }
+    write_json(out / "law.json", fit.law._asdict())
+    write_json(out / "ladder.json", report)
+    view = _page_view(report, fit)
+    for name in ("ladder.md", "ladder.html"):
+        write_page(out / name, package="bloomery.stages", template=f"{name}.j2", view=view)
+    largest = {"held_out_error": predictions[-1]["error"], "held_out_loss": predictions[-1]["loss"]} if predictions else {}
+    return {"num_runs": len(kept), **{name: getattr(fit.law, name) for name in ("E", "A", "B", "alpha", "beta")}, **largest}
+
+
+def _measured(path: Path) -> Measured:
+    record = read_artifact(path).record if (path / RECORD).is_file() else {}
+    metrics: Mapping[str, Any] = record.get("metrics", {})
+    missing = [name for name in ("params", "tokens", "validation_loss") if not isinstance(metrics.get(name), int | float)]
+    if record.get("stage") != "pretrain" or missing:
+        what = f"lacks {', '.join(missing)}" if missing else f"is of stage {record.get('stage')}"
+        raise DataError(f"{path}: a ladder is made of checkpoints of `pretrain` with a validation loss; this one {what}")
+    return Measured(float(metrics["params"]), float(metrics["tokens"]), float(metrics["validation_loss"]))
+
+
+def _flops(run: Measured) -> float:
+    return FLOPS_PER_PARAM_TOKEN * run.params * run.tokens
+
+
+def _prediction(run: Measured, fit: Fit) -> Record:
+    predicted = fit.predict(Split(run.params, run.tokens))
+    return {**run._asdict(), "flops": _flops(run), "predicted": predicted._asdict(), "error": predicted.value / run.loss - 1}
+
+
+def _page_view(report: Record, fit: Fit) -> Record:
+    return {
+        "num_runs": len(report["runs"]),
+        "constants": [{"name": CONSTANTS[name], "text": _interval(Range(**one))} for name, one in report["constants"].items()],
+        "runs": [_run_row(row, predict_loss(fit.law, Split(row["params"], row["tokens"]))) for row in report["runs"]],
+        "held_out": [{**_run_row(row, row["predicted"]["value"]), "text": _interval(Range(**row["predicted"]))} for row in report["held_out"]],
+        "valleys": [
+            {"flops": f"{valley['flops']:.2e}", "params": f"{valley['params'] / 1e6:.3f}", "loss": f"{valley['loss']:.3f}", "inside": valley["is_inside"]}
+            for valley in report["valleys"]
+        ],
+        "valley_exponent": report["valley_exponent"],
+        "worst": max(abs(row["error"]) for row in report["runs"]),
+        "plots": [
+            {"title": "Loss against tokens, by size; lines are the law", "svg": _plot_sizes(report, fit)},
+            {"title": "Predicted and measured", "svg": _plot_predictions(report, fit)},
+        ],
+    }
+
+
+def _run_row(row: Mapping[str, Any], predicted: float) -> Record:
+    return {
+        "params": f"{row['params'] / 1e6:.3f}",
+        "tokens": f"{row['tokens'] / 1e6:.2f}",
+        "flops": f"{row['flops']:.2e}",
+        "loss": f"{row['loss']:.4f}",
+        "predicted": f"{predicted:.4f}",
+        "error": f"{100 * (predicted / row['loss'] - 1):+.2f}",
+    }
+
+
+def _plot_sizes(report: Record, fit: Fit) -> str:
+    everyone = [*report["runs"], *report["held_out"]]
+    lines = {}
+    for params in sorted({row["params"] for row in everyone}):
+        tokens = sorted(row["tokens"] for row in everyone if row["params"] == params)
+        ends = (tokens[0] / 1.3, tokens[-1] * 1.3)
+        steps = [ends[0] * (ends[1] / ends[0]) ** (i / 40) for i in range(41)]
+        lines[f"law, {params / 1e6:.2f} M"] = [(t, predict_loss(fit.law, Split(params, t))) for t in steps]
+        lines[f"{params / 1e6:.2f} M"] = sorted((row["tokens"], row["loss"]) for row in everyone if row["params"] == params)
+    return draw_curves(lines, x_label="tokens", y_label="validation loss, nats a token", width_inches=7.4, height_inches=4.6, log_x=True)
+
+
+def _plot_predictions(report: Record, fit: Fit) -> str:
+    points = {}
+    for title, rows in (("fitted", report["runs"]), ("held out", report["held_out"])):
+        for i, row in enumerate(rows):
+            one = fit.predict(Split(row["params"], row["tokens"]))
+            if title == "held out" or i == 0 or i == len(rows) - 1 or i % max(1, len(rows) // 8) == 0:
+                points[f"{title}: {row['params'] / 1e6:.2f} M, {row['tokens'] / 1e6:.1f} M tokens"] = {"x": (row["loss"],) * 3, "y": tuple(one)}
+    losses = [row["loss"] for row in (*report["runs"], *report["held_out"])]
+    line = {"equal": [(min(losses), min(losses)), (max(losses), max(losses))]}
+    return draw_points(points, lines=line, x_label="measured loss, nats a token", y_label="loss by the law, 95 % of resamples")
+
+
+def _interval(one: Range) -> str:
+    """
+    >>> _interval(Range(1.8172, 1.7, 1.9))
+    '1.817 [1.7, 1.9]'
+    """
+    return f"{one.value:.4g} [{one.low:.4g}, {one.high:.4g}]"
+
+
+STAGE = Stage(
+    name="scaling_law",
+    config_type=ScalingLawConfig,
+    run=scaling_law,
+    inputs={"models": Slot("checkpoint", many=True)},
+    output="scaling_law",
+    version=1,
+)

@@ -40,8 +40,11 @@ def draw_curves(
     height_inches: float = 3.1,
     marks: Mapping[str, Sequence[float]] | None = None,
     log_x: bool = False,
+    dots: Mapping[str, Series] | None = None,
 ) -> str:
-    """Lines over one x axis; a series of few points also shows its points. `marks` are places on that axis, by what is there."""
+    """Lines over one x axis; a series of few points also shows its points. `marks` are places on that axis, by what is there;
+    `dots` are points beside the line of the same name, in its colour.
+    """
     with mpl.rc_context(STYLE):
         figure, axes = _canvas(width_inches, height_inches)
         for style, (name, places) in zip((":", "--"), (marks or {}).items(), strict=False):
@@ -50,6 +53,8 @@ def draw_curves(
         for color, (name, points) in zip(_colors(len(series)), series.items(), strict=True):
             x, y = zip(*points, strict=True)
             axes.plot(x, y, color=color, label=name, linewidth=1.6, marker="o" if len(points) <= 30 else "", markersize=3.5)
+            for dot in (dots or {}).get(name, ()):
+                axes.plot(*dot, "o", color=color, markersize=5)
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         if log_x:

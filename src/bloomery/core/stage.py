@@ -33,6 +33,7 @@ Kind = Literal[
     "scores",
     "scorer",
     "frontier",
+    "scaling_law",
     "lists",
 ]
 """A reward model is a Hugging Face folder of sequence classification with one label; functions are files of Python;

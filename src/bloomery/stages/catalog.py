@@ -42,6 +42,7 @@ STAGES = {
     "score_documents": "bloomery.stages.score_documents",
     "evaluate": "bloomery.stages.evaluate",
     "frontier": "bloomery.stages.frontier",
+    "scaling_law": "bloomery.stages.scaling_law",
     "export": "bloomery.stages.export",
 }
 

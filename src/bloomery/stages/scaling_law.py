@@ -91,15 +91,22 @@ def _page_view(report: Record, fit: Fit) -> Record:
         "num_runs": len(report["runs"]),
         "constants": [{"name": CONSTANTS[name], "text": _interval(Range(**one))} for name, one in report["constants"].items()],
         "runs": [_run_row(row, predict_loss(fit.law, Split(row["params"], row["tokens"]))) for row in report["runs"]],
-        "held_out": [{**_run_row(row, row["predicted"]["value"]), "text": _interval(Range(**row["predicted"]))} for row in report["held_out"]],
+        "held_out": [
+            {**_run_row(row, row["predicted"]["value"]), "text": _interval(Range(**row["predicted"]))} for row in report["held_out"]
+        ],
         "valleys": [
-            {"flops": f"{valley['flops']:.2e}", "params": f"{valley['params'] / 1e6:.3f}", "loss": f"{valley['loss']:.3f}", "inside": valley["is_inside"]}
+            {
+                "flops": f"{valley['flops']:.2e}",
+                "params": f"{valley['params'] / 1e6:.3f}",
+                "loss": f"{valley['loss']:.3f}",
+                "inside": valley["is_inside"],
+            }
             for valley in report["valleys"]
         ],
         "valley_exponent": report["valley_exponent"],
         "worst": max(abs(row["error"]) for row in report["runs"]),
         "plots": [
-            {"title": "Loss against tokens, by size; lines are the law", "svg": _plot_sizes(report, fit)},
+            {"title": "Loss against tokens, by size: measured (dots) and by the law (lines)", "svg": _plot_sizes(report, fit)},
             {"title": "Predicted and measured", "svg": _plot_predictions(report, fit)},
         ],
     }
@@ -118,14 +125,16 @@ def _run_row(row: Mapping[str, Any], predicted: float) -> Record:
 
 def _plot_sizes(report: Record, fit: Fit) -> str:
     everyone = [*report["runs"], *report["held_out"]]
-    lines = {}
+    lines, dots = {}, {}
     for params in sorted({row["params"] for row in everyone}):
-        tokens = sorted(row["tokens"] for row in everyone if row["params"] == params)
-        ends = (tokens[0] / 1.3, tokens[-1] * 1.3)
-        steps = [ends[0] * (ends[1] / ends[0]) ** (i / 40) for i in range(41)]
-        lines[f"law, {params / 1e6:.2f} M"] = [(t, predict_loss(fit.law, Split(params, t))) for t in steps]
-        lines[f"{params / 1e6:.2f} M"] = sorted((row["tokens"], row["loss"]) for row in everyone if row["params"] == params)
-    return draw_curves(lines, x_label="tokens", y_label="validation loss, nats a token", width_inches=7.4, height_inches=4.6, log_x=True)
+        name = f"{params / 1e6:.2f} M"
+        dots[name] = sorted((row["tokens"], row["loss"]) for row in everyone if row["params"] == params)
+        low, high = dots[name][0][0] / 1.3, dots[name][-1][0] * 1.3
+        steps = [low * (high / low) ** (i / 40) for i in range(41)]
+        lines[name] = [(tokens, predict_loss(fit.law, Split(params, tokens))) for tokens in steps]
+    return draw_curves(
+        lines, dots=dots, x_label="tokens", y_label="validation loss, nats a token", width_inches=7.4, height_inches=4.6, log_x=True
+    )
 
 
 def _plot_predictions(report: Record, fit: Fit) -> str:
@@ -134,7 +143,10 @@ def _plot_predictions(report: Record, fit: Fit) -> str:
         for i, row in enumerate(rows):
             one = fit.predict(Split(row["params"], row["tokens"]))
             if title == "held out" or i == 0 or i == len(rows) - 1 or i % max(1, len(rows) // 8) == 0:
-                points[f"{title}: {row['params'] / 1e6:.2f} M, {row['tokens'] / 1e6:.1f} M tokens"] = {"x": (row["loss"],) * 3, "y": tuple(one)}
+                points[f"{title}: {row['params'] / 1e6:.2f} M, {row['tokens'] / 1e6:.1f} M tokens"] = {
+                    "x": (row["loss"],) * 3,
+                    "y": tuple(one),
+                }
     losses = [row["loss"] for row in (*report["runs"], *report["held_out"])]
     line = {"equal": [(min(losses), min(losses)), (max(losses), max(losses))]}
     return draw_points(points, lines=line, x_label="measured loss, nats a token", y_label="loss by the law, 95 % of resamples")

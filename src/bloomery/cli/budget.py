@@ -1,6 +1,5 @@
 """bloomery budget: what a training costs before it is begun, from any one of its sizes; and what the dial stands for."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple  # Any: values of a JSON object
@@ -153,13 +152,9 @@ def launch_line(settings: Mapping[str, Any]) -> str:
     >>> launch_line({"devices": 8, "strategy": "fsdp"})
     'launch = { devices = 8, strategy = "fsdp" }'
     """
-    return "launch = " + _toml(settings)
+    from bloomery.pipeline.derive import toml_value
 
-
-def _toml(value: object) -> str:
-    if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{key} = {_toml(inner)}" for key, inner in value.items()) + " }"
-    return f"{value:_}" if isinstance(value, int) and not isinstance(value, bool) and value >= 10_000 else json.dumps(value)
+    return "launch = " + toml_value(settings)
 
 
 def _ask(
@@ -315,7 +310,9 @@ def _show(asked: Asked, found: Mapping[str, Any]) -> None:
     )
     if asked.dial is not None:
         print_text("\n[stages.base.config]")
-        print_text("\n".join(f"{key:<23} = {_toml(value)}" for key, value in found["recipe"].items()))
+        from bloomery.pipeline.derive import toml_value
+
+        print_text("\n".join(f"{key:<23} = {toml_value(value)}" for key, value in found["recipe"].items()))
     if found["launch_line"]:
         print_text(f"\n{found['launch_line']}")
     for note in found["notes"]:

@@ -64,8 +64,13 @@ def turn_dial(
     if depth < 1:
         raise ValueError(f"depth = {depth}: expected 1 or more")
     shape = _shape_of_depth(depth, vocab_size)
+    tokens = round(tokens_per_param * count_params(shape).total)
+    return dial_of_shape(shape, depth, tokens=tokens, sequence_tokens=sequence_tokens, batch_tokens=batch_tokens)
+
+
+def dial_of_shape(shape: Shape, depth: int, *, tokens: int, sequence_tokens: int = 0, batch_tokens: int = 0) -> Dial:
+    """What follows for any shape and number of tokens; `depth` is what a recipe calls it by."""
     counts = count_params(shape)
-    tokens = round(tokens_per_param * counts.total)
     batch = batch_tokens or usual_batch_tokens(tokens)
     rate = learning_rate(counts.matrices, tokens)
     embedding_rate = EMBEDDING_LEARNING_RATE * (EMBEDDING_DIM / shape.dim) ** 0.5  # nanochat: 1 / sqrt(width) for AdamW's

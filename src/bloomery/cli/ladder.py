@@ -1,0 +1,135 @@
+"""bloomery ladder: a family of small models on the data of a recipe, the law of their losses, and how far it misses a larger one."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any  # Any: tables of a recipe
+
+import typer
+
+from bloomery.cli.display import Debug, Json, print_json, print_table, print_text, session
+from bloomery.cli.models import DEFAULT_STORE, StoreOption
+
+if TYPE_CHECKING:
+    from bloomery.scaling.ladder import Rung
+
+LADDER_EXAMPLES = (
+    "Examples:\n\n    bloomery ladder my.toml --widths 48,64,96,128 --ratios 5,10,20 --held-out 192:10\n\n"
+    "    bloomery ladder my.toml --stage base --widths 48,64,96,128 --flops 1e12,4e12,1.6e13 --held-out 192:20    (IsoFLOP)\n\n"
+    "    bloomery ladder my.toml --widths 64,96,128 --ratios 5,20 --dry-run\n\n"
+    "The runs are a recipe, written to --out: killed, the same command continues; `bloomery budget --law LAW.json` reads the law."
+)
+
+
+def ladder(
+    recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one: its data and tokenizer.", metavar="RECIPE")],
+    widths: Annotated[str, typer.Option("--widths", help="Of the models, multiples of 16; 64 to a layer.", metavar="N,N...")],
+    held_out: Annotated[
+        str, typer.Option("--held-out", help="A larger run to predict: its width and tokens a parameter.", metavar="WIDTH:RATIO")
+    ] = "",
+    ratios: Annotated[str, typer.Option("--ratios", help="Tokens a parameter: each width with each.", metavar="X,X...")] = "",
+    flops: Annotated[str, typer.Option("--flops", help="Budgets: each spent on each width (IsoFLOP).", metavar="C,C...")] = "",
+    stage: Annotated[
+        str | None, typer.Option("--stage", help="Which `pretrain` of the recipe (default: the only one).", metavar="ID")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Where the recipe of the ladder goes.", metavar="FILE")] = None,
+    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes for data stages.")] = 1,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Write the recipe, list its runs and stop.")] = False,
+    store: StoreOption = DEFAULT_STORE,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Train a ladder of small models, fit their law, and predict a larger run that it has not seen."""
+    with session(as_json=as_json, debug=debug, on_interrupt="Stopped. The same command continues."):
+        from bloomery.pipeline.derive import find_one, keep_upstream, read_tables, write_recipe
+        from bloomery.pipeline.locate import find_recipe
+
+        source = find_recipe(recipe)
+        raw = read_tables(source)
+        base = find_one(raw, "pretrain", stage)
+        upstream = keep_upstream(raw, base)
+        given = raw["stages"][base].get("config", {})
+        sizes = {key: int(given[key]) for key in ("sequence_tokens", "batch_tokens") if key in given}  # not the dial's: the recipe's
+        rungs, larger = _plan(widths, ratios, flops, held_out, vocab_size=_vocab_size(upstream), sizes=sizes)
+        table = {key: value for key, value in raw["stages"][base].items() if key != "config"}
+        settings = {key: value for key, value in given.items() if key not in rungs[0].config}
+        runs = {rung.name: {**table, "config": {**settings, **rung.config}} for rung in [*rungs, *larger]}
+        law: dict[str, Any] = {"stage": "scaling_law", "inputs": {"models": list(runs)}, "config": {"num_held_out": len(larger)}}
+        name = f"ladder-{source.stem}"
+        comment = f"The ladder of `{base}` of {source.name}, as `bloomery ladder` made it: change it there, or here."
+        path = write_recipe(
+            out or Path(f"{name}.toml"), name=name, seed=int(raw.get("seed", 0)), comment=comment, stages={**upstream, **runs, "law": law}
+        )
+        if dry_run:
+            rows = [[r.name, f"{r.params / 1e6:.3f} M", f"{r.tokens / 1e6:.2f} M", f"{r.flops:.2e}"] for r in [*rungs, *larger]]
+            if as_json:
+                print_json({"recipe": str(path), "runs": [{**r._asdict(), "flops": r.flops} for r in [*rungs, *larger]]})
+            else:
+                print_table(["run", "parameters", "tokens", "FLOP"], rows)
+                print_text(f"\nThe recipe is {path}: the same command without --dry-run, or `bloomery run {path}`, runs it.")
+            return
+        _run(path, store, workers=workers, as_json=as_json)
+
+
+def _plan(
+    widths: str, ratios: str, flops: str, held_out: str, *, vocab_size: int, sizes: dict[str, int]
+) -> tuple[list["Rung"], list["Rung"]]:
+    from bloomery.core.errors import ConfigError
+    from bloomery.scaling.ladder import plan_rungs
+
+    sequence, batch = sizes.get("sequence_tokens", 0), sizes.get("batch_tokens", 0)
+
+    def plan(found: list[int], *, ratios: list[float], budgets: list[float]) -> list["Rung"]:
+        return plan_rungs(found, vocab_size=vocab_size, ratios=ratios, budgets=budgets, sequence_tokens=sequence, batch_tokens=batch)
+
+    try:
+        budgets = [float(part) for part in flops.split(",") if part]
+        each = [float(part) for part in ratios.split(",") if part]
+        rungs = plan([int(part) for part in widths.split(",")], ratios=each, budgets=budgets)
+        width, _, ratio = held_out.partition(":")
+        larger = plan([int(width)], ratios=[float(ratio)], budgets=[]) if held_out else []
+    except ValueError as error:
+        raise ConfigError(f"the ladder cannot be planned: {error}") from error
+    if larger and rungs and larger[0].flops <= rungs[-1].flops:
+        raise ConfigError(
+            f"--held-out {held_out} takes {larger[0].flops:.2e} FLOP, no more than {rungs[-1].name} ({rungs[-1].flops:.2e}): "
+            "what is held out must be the largest run"
+        )
+    return [rung for rung in rungs if rung.name not in {run.name for run in larger}], larger
+
+
+def _vocab_size(upstream: dict[str, Any]) -> int:
+    from bloomery.core.errors import ConfigError
+    from bloomery.stages.train_tokenizer import TrainTokenizerConfig
+
+    tables = [table for table in upstream.values() if table.get("stage") == "train_tokenizer"]
+    if not tables:
+        raise ConfigError("the recipe trains no tokenizer: the sizes of a ladder need the size of its vocabulary")
+    return int(tables[-1].get("config", {}).get("vocab_size", TrainTokenizerConfig().vocab_size))
+
+
+def _run(path: Path, store: Path, *, workers: int, as_json: bool) -> None:
+    from bloomery.core.artifact import Store
+    from bloomery.core.files import read_json
+    from bloomery.pipeline.plan import make_plan
+    from bloomery.pipeline.recipe import load_recipe
+    from bloomery.pipeline.report import write_report
+    from bloomery.pipeline.run import run_plan
+
+    artifacts = Store(store)
+    result = run_plan(make_plan(load_recipe(path), artifacts), artifacts, workers=workers, command=["bloomery", *sys.argv[1:]])
+    write_report(artifacts, result.folder)
+    law = result.folder / "law"
+    report = read_json(law / "ladder.json")
+    if as_json:
+        print_json({"recipe": str(path), "law_file": str(law / "law.json"), **report})
+        return
+    print_table(
+        ["constant", "value", "95 %"],
+        [[n, f"{c['value']:.4g}", f"{c['low']:.4g}..{c['high']:.4g}"] for n, c in report["constants"].items()],
+    )
+    for row in report["held_out"]:
+        predicted = row["predicted"]
+        interval = f"{predicted['value']:.4f} [{predicted['low']:.4f}, {predicted['high']:.4f}]: {100 * row['error']:+.2f} %"
+        size = f"{row['params'] / 1e6:.2f} M parameters, {row['tokens'] / 1e6:.1f} M tokens"
+        print_text(f"\nHeld out: {size}: measured {row['loss']:.4f}, predicted {interval}")
+    print_text(f"\nPage: {law / 'ladder.html'}\nLaw:  bloomery budget --law {law / 'law.json'} ...")

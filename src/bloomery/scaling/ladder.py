@@ -1,0 +1,73 @@
+"""A ladder: a family of small models whose losses tell what a larger one will come to.
+
+Each rung is a width with its depth (64 dimensions a layer), everything else by the dial. Two ladders: fixed ratios of tokens to
+parameters, or IsoFLOP, where each budget is spent on every width (Hoffmann et al., arXiv:2203.15556, sec. 3).
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple  # Any: settings of a recipe
+
+from bloomery.scaling.dial import dial_of_shape, recipe_config
+from bloomery.scaling.laws import FLOPS_PER_PARAM_TOKEN
+from bloomery.scaling.shape import Shape, count_params, shape_of_width
+
+DIMENSIONS_PER_LAYER = 64
+MIN_STEPS = 20
+"""A run of fewer says nothing."""
+
+
+class Rung(NamedTuple):
+    """One run of a ladder. `config` are settings of `pretrain`."""
+
+    name: str
+    params: int
+    tokens: int
+    config: dict[str, Any]
+
+    @property
+    def flops(self) -> float:
+        """C = 6 N D."""
+        return float(FLOPS_PER_PARAM_TOKEN * self.params * self.tokens)
+
+
+def plan_rungs(
+    widths: Sequence[int],
+    *,
+    vocab_size: int,
+    ratios: Sequence[float] = (),
+    budgets: Sequence[float] = (),
+    sequence_tokens: int = 0,
+    batch_tokens: int = 0,
+) -> list[Rung]:
+    """Every width with every ratio (tokens a parameter) and every budget (FLOP), cheapest first; what would take too few steps is left out.
+
+    Raises ValueError for a width that is no multiple of 16, or if there is neither ratio nor budget.
+    """
+    if not ratios and not budgets:
+        raise ValueError("a ladder needs ratios of tokens to parameters, or budgets in FLOP")
+    wrong = [width for width in widths if width < 16 or width % 16]
+    if wrong:
+        raise ValueError(f"widths must be multiples of 16, from 16 on; found {wrong[0]}")
+    rungs = []
+    for width in sorted(set(widths)):
+        depth = max(1, round(width / DIMENSIONS_PER_LAYER))
+        shape = _shape(width, depth, vocab_size)
+        params = count_params(shape).total
+        for name, tokens in _lengths(width, params, ratios, budgets):
+            dial = dial_of_shape(shape, depth, tokens=tokens, sequence_tokens=sequence_tokens, batch_tokens=batch_tokens)
+            if dial.num_steps >= MIN_STEPS:
+                rungs.append(Rung(name, params, tokens, recipe_config(dial)))
+    return sorted(rungs, key=lambda rung: (rung.flops, rung.name))
+
+
+def _lengths(width: int, params: int, ratios: Sequence[float], budgets: Sequence[float]) -> Iterator[tuple[str, int]]:
+    for ratio in ratios:
+        yield f"w{width}_r{ratio:g}".replace(".", "p"), round(ratio * params)
+    for flops in budgets:
+        yield f"w{width}_c{flops:.2g}".replace(".", "p").replace("+", ""), round(flops / (FLOPS_PER_PARAM_TOKEN * params))
+
+
+def _shape(width: int, depth: int, vocab_size: int) -> Shape:
+    shape = shape_of_width(width, depth, vocab_size=vocab_size, tied=True)
+    # Below one head of 64 the head is as wide as the model can be cut into pairs.
+    return shape if width >= shape.head_dim else shape._replace(head_dim=width, num_heads=1, num_kv_heads=1)

@@ -1,0 +1,127 @@
+"""bloomery ladder: the recipe that it writes, the law it ends with, and mistakes told in one line."""
+
+import json
+import tomllib
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+from typer.testing import CliRunner
+
+from bloomery.cli.main import app
+from bloomery.core.files import write_json
+from bloomery.pipeline.derive import toml_value
+from bloomery.pipeline.recipe import load_recipe
+from bloomery.pipeline.run import RunResult
+from bloomery.scaling.ladder import plan_rungs
+
+RECIPE = """
+name = "small"
+seed = 3
+[stages.pages]
+stage = "crawl"
+config = { source = "pydoc", scope = "stdlib", max_modules = 12 }
+[stages.extracted]
+stage = "extract"
+inputs = { pages = "pages" }
+[stages.corpus]
+stage = "mix"
+inputs = { documents = "extracted" }
+config = { validation_fraction = 0.1 }
+[stages.tokenizer]
+stage = "train_tokenizer"
+inputs = { documents = "corpus" }
+config = { vocab_size = 300 }
+[stages.tokens]
+stage = "tokenize"
+inputs = { documents = "corpus", tokenizer = "tokenizer" }
+[stages.base]
+stage = "pretrain"
+inputs = { tokens = "tokens", tokenizer = "tokenizer" }
+config = { tokens = "1M", sequence_tokens = 64, batch_tokens = 512, num_validations = 1, z_loss = 1e-4 }
+[stages.sft]
+stage = "synthesize"
+config = { kinds = ["skills"], num_skill_examples = 20, num_skill_tests = 2 }
+"""
+
+
+def run(*arguments: object, expect: int = 0) -> Result:
+    done = CliRunner().invoke(app, ["ladder", *map(str, arguments)], catch_exceptions=False)
+    assert done.exit_code == expect, done.output
+    return done
+
+
+@pytest.fixture
+def recipe(tmp_path) -> Path:
+    path = tmp_path / "small.toml"
+    path.write_text(RECIPE)
+    return path
+
+
+def test_the_written_recipe_is_valid_keeps_what_the_data_needs_and_the_settings_that_the_dial_does_not_make(recipe, tmp_path):
+    out = tmp_path / "ladder.toml"
+    told = json.loads(
+        run(recipe, "--widths", "32,48,64", "--ratios", "5,10", "--held-out", "96:10", "--out", out, "--dry-run", "--json").stdout
+    )
+    assert [one["name"] for one in told["runs"]][-1] == "w96_r10"
+    assert [one["flops"] for one in told["runs"]] == sorted(one["flops"] for one in told["runs"])
+    nodes = load_recipe(out).nodes
+    assert list(nodes) == ["pages", "extracted", "corpus", "tokenizer", "tokens", *(one["name"] for one in told["runs"]), "law"]
+    config = nodes["w48_r5"].config.model_dump()
+    assert (config["z_loss"], config["num_validations"], config["model"]["dim"], config["seed"]) == (1e-4, 1, 48, 3)
+    assert nodes["law"].config.model_dump()["num_held_out"] == 1
+
+
+def test_at_the_end_stands_the_law_and_how_far_it_missed(recipe, tmp_path, monkeypatch):
+    # The runs themselves are those of `bloomery run`, and the stage is tested with others; here is what is told of them.
+    folder = tmp_path / "runs" / "ladder-small"
+    (folder / "law").mkdir(parents=True)
+    constants = {name: {"value": 1.5, "low": 1.0, "high": 2.0} for name in ("E", "A", "B", "alpha", "beta", "exponent")}
+    row = {"params": 93_000.0, "tokens": 837_000.0, "loss": 4.0, "predicted": {"value": 4.02, "low": 3.9, "high": 4.1}, "error": 0.005}
+    write_json(folder / "law" / "ladder.json", {"constants": constants, "runs": [], "held_out": [row]})
+    monkeypatch.setattr("bloomery.pipeline.run.run_plan", lambda *_, **__: RunResult(folder=folder))
+    monkeypatch.setattr("bloomery.pipeline.report.write_report", lambda *_: None)
+    arguments = (
+        recipe,
+        "--widths",
+        "16,32",
+        "--ratios",
+        "9",
+        "--held-out",
+        "48:9",
+        "--store",
+        tmp_path / "runs",
+        "--out",
+        tmp_path / "l.toml",
+    )
+    told = run(*arguments).stdout
+    assert "Held out: 0.09 M parameters, 0.8 M tokens: measured 4.0000, predicted 4.0200 [3.9000, 4.1000]: +0.50 %" in told
+    assert f"bloomery budget --law {folder / 'law' / 'law.json'}" in told
+    assert json.loads(run(*arguments, "--json").stdout)["held_out"] == [row]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--widths", "32,50", "--ratios", "5"), "widths must be multiples of 16, from 16 on; found 50"),
+        (("--widths", "32"), "ratios of tokens to parameters, or budgets in FLOP"),
+        (("--widths", "x", "--ratios", "5"), "cannot be planned"),
+        (("--widths", "64", "--ratios", "20", "--held-out", "64:10"), "what is held out must be the largest run"),
+        (("--widths", "64", "--ratios", "20", "--stage", "bse"), 'did you mean "base"?'),
+    ],
+)
+def test_mistakes_are_told_in_one_line(recipe, tmp_path, arguments, message):
+    assert message in run(recipe, *arguments, "--out", tmp_path / "l.toml", "--dry-run", expect=2).output
+
+
+def test_isoflop_spends_the_same_on_every_width():
+    rungs = plan_rungs([48, 64, 96], vocab_size=512, budgets=[1e12, 4e12])
+    assert [round(rung.flops / 1e12, 2) for rung in rungs] == [1.0] * 3 + [4.0] * 3
+    assert len({rung.params for rung in rungs}) == 3
+
+
+@pytest.mark.parametrize(
+    "value", [1, 2_500_000, -3, 0.1, True, 'a "b" \\ \n ü', [1, [2]], {}, {"a": {"b": [1.5, "x"]}, "c-d": False}, {"a b": 1}]
+)
+def test_a_value_written_as_toml_is_read_back(value):
+    assert tomllib.loads(f"v = {toml_value(value)}")["v"] == value

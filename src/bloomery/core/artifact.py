@@ -3,7 +3,7 @@
     STORE/artifacts/<stage>-<fingerprint16>/   finished; only ever appears whole, by one rename
     STORE/work/<stage>-<fingerprint16>/        being made; survives a kill, so that the next run continues in it
     STORE/work/<stage>-<fingerprint16>.lock    held (flock) by the process that makes it; freed when that process dies
-    STORE/logs/<stage>-<fingerprint16>/        metrics.jsonl and timing.json: when and how fast, not part of the artifact
+    STORE/logs/<stage>-<fingerprint16>/        metrics.jsonl, progress.json and timing.json: when and how fast, not part of the artifact
 
 Whatever is hidden (starts with a dot) at the top of a work folder is scratch and is dropped at commit.
 """
@@ -14,7 +14,6 @@ import fcntl
 import json
 import os
 import shutil
-import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +23,7 @@ from typing import Any  # Any: the values of a JSON document
 
 from bloomery.core.errors import DataError, StoreError
 from bloomery.core.files import read_json, remove_temporary_files, sha256_file, write_json
+from bloomery.core.processes import this_process
 
 RECORD = "artifact.json"
 FORMAT = 1
@@ -96,7 +96,7 @@ class Store:
 
     def is_being_made(self, stage: str, fingerprint: str) -> bool:
         """Whether a living process holds this artifact's lock."""
-        path = self.root / "work" / f"{_name(stage, fingerprint)}.lock"
+        path = self.lock_path(stage, fingerprint)
         if not path.is_file():
             return False
         with path.open("r") as lock:
@@ -105,6 +105,10 @@ class Store:
             except BlockingIOError:
                 return True
         return False
+
+    def lock_path(self, stage: str, fingerprint: str) -> Path:
+        """The file whose lock is held by whoever makes this artifact; in it stands who holds it, or held it last."""
+        return self.root / "work" / f"{_name(stage, fingerprint)}.lock"
 
     def discard(self, stage: str, fingerprint: str) -> None:
         """Forgets an artifact, finished or half made, so that the next run makes it again from the start."""
@@ -211,7 +215,7 @@ def _acquire(lock: Any, on_wait: Callable[[str], None]) -> None:  # Any: typing.
         fcntl.flock(lock, fcntl.LOCK_EX)
     lock.seek(0)
     lock.truncate()
-    holder = {"pid": os.getpid(), "host": socket.gethostname(), "command": " ".join(sys.argv), "since": time.strftime("%H:%M:%S")}
+    holder = {**this_process(), "command": " ".join(sys.argv), "since": time.strftime("%H:%M:%S")}
     lock.write(json.dumps(holder))
     lock.flush()
 

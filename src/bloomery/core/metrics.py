@@ -7,8 +7,10 @@ they have them. metrics.jsonl is a log: after a kill it goes on, and of two rows
 import contextlib
 import json
 import logging
+import os
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -21,6 +23,10 @@ log = logging.getLogger(__name__)
 
 PLAIN_LINE_SECONDS = 10.0
 """How often progress is said when stderr is not a terminal."""
+PROGRESS_FILE_SECONDS = 2.0
+"""How often it is written down, for those who look from elsewhere."""
+SPEED_POINTS = 16
+"""So many of these times give the speed."""
 
 
 class MetricsLog:
@@ -61,14 +67,18 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
 class Bar:
     """One line of progress; see `progress`."""
 
-    def __init__(self, label: str, total: int, unit: str, bar: Progress | None) -> None:
-        self._label, self._total, self._unit, self._bar = label, total, unit, bar
+    def __init__(self, label: str, total: int, unit: str, bar: Progress | None, file: Path | None = None) -> None:
+        self._label, self._total, self._unit, self._bar, self._file = label, total, unit, bar, file
         self._task = bar.add_task(label, total=total, note=unit) if bar else None
         self._done, self._started, self._said = 0, time.monotonic(), time.monotonic()
+        self._written = -PROGRESS_FILE_SECONDS
+        self._points: deque[tuple[float, int]] = deque(maxlen=SPEED_POINTS)
 
     def advance(self, count: int = 1, note: str = "") -> None:
         """`count` more are done; `note` is a few words such as "loss 3.21, 9,500 tokens/s"."""
         self._done += count
+        if self._file is not None and time.monotonic() - self._written > PROGRESS_FILE_SECONDS:
+            self._write(self._file)
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, advance=count, note=f"{self._unit} {note}")
         elif time.monotonic() - self._said > PLAIN_LINE_SECONDS and self._total:
@@ -78,15 +88,31 @@ class Bar:
                 "%s: %s/%s %s%s, about %.0f s left", self._label, self._done, self._total, self._unit, f", {note}" if note else "", left
             )
 
+    def _write(self, file: Path) -> None:
+        # Speed from the last half minute and not since the beginning: what an earlier, killed run did comes as one big advance.
+        self._written = time.monotonic()
+        self._points.append((self._written, self._done))
+        (began, first), (now, done) = self._points[0], self._points[-1]
+        speed = (done - first) / (now - began) if now > began and done > first else None
+        row = {"time": round(time.time(), 3), "done": self._done, "total": self._total, "unit": self._unit, "per_second": speed}
+        with contextlib.suppress(OSError):  # nobody's work may end because progress could not be told
+            file.parent.mkdir(parents=True, exist_ok=True)
+            temporary = file.with_name(f".{file.name}.tmp-{os.getpid()}")
+            temporary.write_text(json.dumps(row), encoding="utf-8")
+            temporary.replace(file)
+
 
 @contextlib.contextmanager
-def progress(label: str, *, total: int, unit: str, quiet: bool = False) -> Iterator[Bar]:
-    """A progress bar on a terminal, a plain line every ten seconds elsewhere, nothing when quiet."""
+def progress(label: str, *, total: int, unit: str, quiet: bool = False, file: Path | None = None) -> Iterator[Bar]:
+    """A progress bar on a terminal, a plain line every ten seconds elsewhere, nothing when quiet; and every two seconds into `file`.
+
+    What stands there: `time`, `done` of `total` in `unit`, and the speed of the last half minute (`per_second`, null if unknown).
+    """
     if quiet:
         yield Bar(label, 0, unit, None)
     elif sys.stderr.isatty():
         columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
         with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True), transient=True) as bar:
-            yield Bar(label, total, unit, bar)
+            yield Bar(label, total, unit, bar, file)
     else:
-        yield Bar(label, total, unit, None)
+        yield Bar(label, total, unit, None, file)

@@ -177,8 +177,10 @@ class Runtime:
         return self.open_pool(self.workers)
 
     def progress(self, total: int, unit: str) -> contextlib.AbstractContextManager[Bar]:
-        """A progress bar labelled with the stage's name in the recipe."""
-        return progress(self.label, total=total, unit=unit, quiet=self.quiet)
+        """A progress bar labelled with the stage's name in the recipe; progress.json beside a store's metrics.jsonl says the same."""
+        log = self.metrics.path
+        file = log.with_name("progress.json") if log is not None and log.name == "metrics.jsonl" else None
+        return progress(self.label, total=total, unit=unit, quiet=self.quiet, file=file)
 
 
 def no_facts(config: Any) -> Mapping[str, str]:

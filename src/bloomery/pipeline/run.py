@@ -1,6 +1,6 @@
 """Carries out a plan: for each node that is not done, lock, launch, commit; and keeps the run's folder true.
 
-    STORE/<recipe name>/spec.json    the resolved recipe, each node's fingerprint, artifact, status and reason
+    STORE/<recipe name>/spec.json    the resolved recipe, each node's fingerprint, artifact, status, reason and problem; the process
     STORE/<recipe name>/<id>         a link to the artifact of that node
     STORE/<recipe name>/report.*     written by pipeline/report.py from the above
 
@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any  # Any: the values of a JSON document
 
 from bloomery.core.artifact import Artifact, Store, explain_os_errors
-from bloomery.core.errors import DataError, Stopped, StoreError
+from bloomery.core.errors import BloomeryError, DataError, Stopped, StoreError
 from bloomery.core.files import read_json, write_json
 from bloomery.core.metrics import MetricsLog
 from bloomery.core.pool import LocalPool
+from bloomery.core.processes import this_process
 from bloomery.pipeline.launch import OpenPool, launch, open_cluster
 from bloomery.pipeline.locate import SPEC, read_spec
 from bloomery.pipeline.meter import Meter
@@ -30,6 +31,9 @@ from bloomery.pipeline.plan import Plan, Step
 from bloomery.pipeline.sources import PREFIX, FileHashes, find_source
 
 log = logging.getLogger(__name__)
+
+MAX_PROBLEM_CHARACTERS = 2000
+"""Of an error's message that are kept in spec.json."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,6 +179,8 @@ class _Spec:
             "recipe_file": str(recipe.path),
             "overrides": list(recipe.overrides),
             "command": before.get("command", list(command)) if nothing_to_do else list(command),
+            "folder": before.get("folder", str(Path.cwd())) if nothing_to_do else str(Path.cwd()),
+            "process": before.get("process", this_process()) if nothing_to_do else this_process(),
             "bloomery": importlib.metadata.version("bloomery"),
             "status": "done" if nothing_to_do else "running",
             "nodes": list(self._nodes.values()),
@@ -195,6 +201,7 @@ class _Spec:
             yield
         except BaseException as error:  # also Ctrl-C, which is passed on like everything else
             node["status"] = self._content["status"] = "interrupted" if isinstance(error, KeyboardInterrupt | Stopped) else "failed"
+            node["problem"] = _problem(error)
             with contextlib.suppress(OSError, StoreError):  # a full disk is told by the error itself
                 self._write()
             raise
@@ -209,6 +216,13 @@ class _Spec:
     def _write(self) -> None:
         if not self._path.is_file() or read_json(self._path) != self._content:
             write_json(self._path, self._content)
+
+
+def _problem(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt):
+        return "stopped by Ctrl-C"
+    text = str(error) if isinstance(error, BloomeryError) else f"{type(error).__name__}: {error}"
+    return text[:MAX_PROBLEM_CHARACTERS]
 
 
 def resolved_recipe(plan: Plan) -> dict[str, Any]:

@@ -295,9 +295,10 @@ def _use_of_machine(model: Transformer, batches: Sequence[B], report: StepReport
     if dist.rank() != 0 or not batches:
         return {}
     device = model.device
-    flops = flops_per_token(model.config, batches[0].document_BT.shape[-1]) * report.tokens
+    flops = flops_per_token(model.config, batches[0].document_BT.shape[-1])
     peak = peak_flops(device, model.compute_dtype) * dist.world_size()
-    return {"mfu": round(flops / seconds / peak, 4), "memory_bytes": memory_in_use(device)}
+    mfu = round(flops * report.tokens / seconds / peak, 4)
+    return {"mfu": mfu, "memory_bytes": memory_in_use(device), "flops_per_token": flops}
 
 
 def _stop_if_asked(state: TrainState, run: Run[B], snapshots: Snapshots, runtime: Runtime) -> None:

@@ -10,18 +10,18 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "src" / "bloomery"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-LOWER = {"core", "objectives", "scaling", "diagnosis"}
+LOWER = {"core", "objectives", "scaling"}
 ALGORITHMS = {"curate", "tokens", "model", "train", "generate", "align", "evaluate", "chat"}
 
 ARROWS = {
-    "cli": {"pipeline", "web", "stages", "scaling", "diagnosis", "core"} | ALGORITHMS,
-    "pipeline": {"stages", "curate", "diagnosis", "core"},
-    "web": {"pipeline", "chat", "generate", "evaluate", "curate", "tokens", "model", "diagnosis", "core"},
+    "cli": {"pipeline", "web", "chat", "align", "evaluate", "generate", "tokens", "model", "stages", "curate", "scaling", "core"},
+    "pipeline": {"stages", "curate", "core"},
+    "web": {"pipeline", "chat", "generate", "evaluate", "curate", "tokens", "model", "core"},
     "stages": ALGORITHMS | LOWER,
     "align": {"train", "generate", "objectives", "tokens", "model", "core"},
     "evaluate": {"generate", "objectives", "curate", "tokens", "model", "core"},
     "chat": {"generate", "tokens", "core"},
-    "train": {"model", "objectives", "tokens", "scaling", "diagnosis", "core"},
+    "train": {"model", "objectives", "tokens", "scaling", "core"},
     "generate": {"model", "tokens", "core"},
     "curate": {"core"},
     "tokens": {"core"},
@@ -29,7 +29,6 @@ ARROWS = {
     "core": set(),
     "objectives": set(),
     "scaling": set(),
-    "diagnosis": set(),
 }
 
 TORCH_ROOMS = ("objectives", "model", "train", "generate", "align", "evaluate", "chat")

@@ -20,6 +20,7 @@ try:
 
     from bloomery.web.guard import Access, Guard, refuse
     from bloomery.web.http import reply
+    from bloomery.web.runs import api as runs
     from bloomery.web.talk import api as talk
     from bloomery.web.tokenizer import api as tokenizer
 except ImportError as error:
@@ -51,6 +52,7 @@ def make_web_app(context: WebContext, access: Access) -> Guard:
         *_static_routes(),
         *talk.routes(context),
         *tokenizer.routes(context),
+        *runs.routes(context),
         Route("/health", _health, methods=["GET"]),
     ]
     return Guard(Starlette(routes=routes, exception_handlers=handlers, lifespan=live), access)

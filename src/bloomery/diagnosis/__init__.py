@@ -1,1 +1,0 @@
-"""What is wrong with a run: pure checks on the numbers it logged and on what was measured of its model and data."""

@@ -1,7 +1,7 @@
 // Text of a model as formatted text. It is hostile: marked makes HTML of it, DOMPurify then takes out what could run, style or fetch, and
 // the page's content security policy stops whatever both have missed.
 import DOMPurify from "dompurify";
-import { marked } from "marked";
+import { Marked } from "marked";
 import { useMemo } from "preact/hooks";
 
 const ALLOWED = {
@@ -14,6 +14,11 @@ const ALLOWED = {
   ALLOW_DATA_ATTR: false,
   ALLOW_ARIA_ATTR: false,
 };
+
+// HTML in a text is shown as it is written: what a model says in angle brackets is something to read.
+const marked = new Marked({ gfm: true, breaks: true, async: false, renderer: { html: ({ text }) => escape(text) } });
+
+const escape = (text) => text.replace(/[&<>"']/g, (character) => `&#${character.charCodeAt(0)};`);
 
 let purifier;
 
@@ -32,6 +37,6 @@ function purify(html) {
 }
 
 export function Markdown({ text }) {
-  const html = useMemo(() => purify(marked.parse(text, { gfm: true, breaks: true, async: false })), [text]);
+  const html = useMemo(() => purify(marked.parse(text)), [text]);
   return <div class="markdown" dangerouslySetInnerHTML={{ __html: html }} />;
 }

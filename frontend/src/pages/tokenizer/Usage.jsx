@@ -50,7 +50,7 @@ function Rows({ both, found, group }) {
             <tr>
               <th scope="col">{group === "language" ? "Language" : "Source"}</th><th scope="col" class="right">Text</th>
               {both.map((one) => <th key={one.id} scope="col">{both.length > 1 ? one.name : "Bytes per token"}</th>)}
-              {both.map((one) => <th key={one.id} scope="col" class="right">Single bytes</th>)}
+              {both.map((one) => <th key={one.id} scope="col" class="right">Single bytes{both.length > 1 && `, ${one.name}`}</th>)}
             </tr>
           </thead>
           <tbody>

@@ -24,7 +24,7 @@ export function Vocabulary({ both }) {
   return (
     <div class="stack">
       <div class="row">
-        <Field label={how === "id" ? "Id" : "Part of a token"} hint="blanks count">
+        <Field label={how === "id" ? "Id, or its first digits" : "Part of a token (blanks count)"}>
           {(id) => <input id={id} type="search" maxLength={200} value={typed} spellcheck={false} onInput={(event) => write(event.currentTarget.value)} />}
         </Field>
         <Choice

@@ -55,7 +55,8 @@ def _describe(stage: Stage) -> str:
 def _slots(stage: Stage) -> str:
     lines = []
     for name, slot in stage.inputs.items():
-        words = [slot.kind, "one or more" if slot.many else "one", *(["optional"] if slot.optional else [])]
+        others = [f"unless `{other}` is given" for other in stage.one_of if name in stage.one_of and other != name]
+        words = [slot.kind, "one or more" if slot.many else "one", *(others or (["optional"] if slot.optional else []))]
         lines.append(f"- input `{name}`: {', '.join(words)}")
     return "\n".join([*lines, f"- output: {stage.output}"])
 

@@ -188,7 +188,7 @@ def test_a_module_does_no_work_when_it_is_imported(trees):
                 name = ast.unparse(call.func)
                 method = call.func.attr if isinstance(call.func, ast.Attribute) else None
                 is_plain = name in CALLS_AT_IMPORT or name in classes | own_functions or method in TEXT_METHODS
-                is_expression = chain_root(call) in ("pl", "pa")
+                is_expression = chain_root(call) in ("pl", "pa", "sa")
                 is_command = room_of(path) == "cli" and name.startswith(("app.", "typer."))
                 if not (is_plain or is_expression or is_command):
                     wrong.append(f"{name_of(path)}:{call.lineno}: {name}()")

@@ -33,8 +33,19 @@ def line(tmp_path_factory):
     texts = ["".join(SENTENCE.format(i, i * j % 97 + 2) for j in range(3 + i % 5)) for i in range(40)]
     rows = [json.dumps({"text": text}) for text in [*texts, texts[7], "Too short."]]
     (folder / "texts.jsonl").write_text("\n".join(rows))
+    votes = [
+        {
+            "item": str(i),
+            "prompt": [{"role": "user", "content": f"Where is basket {i}?"}],
+            "completions": ["There.", "I do not know."],
+            "votes": [{"annotator": "ann", "choice": "ab"[i % 2], "ranks": [1, 2] if i % 2 == 0 else [2, 1]}],
+        }
+        for i in range(4)
+    ]
+    (folder / "votes.jsonl").write_text("\n".join(map(json.dumps, votes)))
     store = Store(folder / "store")
-    recipe = load_recipe(RECIPE, overrides=[f"texts.inputs.pages=file:{folder}/texts.jsonl"])
+    labels = [f"{node}.inputs.labels=file:{folder}/votes.jsonl" for node in ("dpo", "reward")]
+    recipe = load_recipe(RECIPE, overrides=[f"texts.inputs.pages=file:{folder}/texts.jsonl", *labels])
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     run_plan(make_plan(recipe, store), store)

@@ -25,7 +25,7 @@ from bloomery.model.config import LoraConfig
 from bloomery.model.huggingface import load_model, save_model
 from bloomery.model.transformer import Transformer
 from bloomery.stages import preference as stage
-from bloomery.stages.preference import PreferenceConfig, plan_labels, preference
+from bloomery.stages.preference import PreferenceConfig, Sources, plan_labels, preference
 from bloomery.tokens.tokenizer import load_tokenizer
 from bloomery.train import checkpoint
 from bloomery.train.sharding import Parallel
@@ -278,7 +278,7 @@ def labels_of(pairs: Path, checkpoint: Path) -> list[Any]:
 
 def make_label_plan(config: PreferenceConfig, pairs: Path, checkpoint: Path, *, places: int = 8192) -> Any:
     model, tokenizer = load_model(checkpoint), load_tokenizer(checkpoint)
-    return plan_labels(config, pairs, tokenizer, model, lambda a: np.zeros(len(a)), parallel=Parallel(), places=places)
+    return plan_labels(config, Sources(pairs), tokenizer, model, lambda a: np.zeros(len(a)), parallel=Parallel(), places=places)
 
 
 def test_the_reference_point_is_that_of_the_whole_batch_however_it_is_split(tiny_checkpoint: Path, pairs: Path) -> None:

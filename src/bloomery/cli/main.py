@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any  # Any: rows for a table
 
 import typer
 
-from bloomery.cli import arena, budget, evaluation, generation, ladder, looks, models, scoring, serving, web
+from bloomery.cli import arena, budget, evaluation, generation, labels, ladder, looks, models, scoring, serving, web
 from bloomery.cli.display import (
     Debug,
     Json,
@@ -231,6 +231,7 @@ app.command(
 app.command(epilog=scoring.SCORE_EXAMPLES)(scoring.score)
 app.command(epilog=models.EXPORT_EXAMPLES)(models.export)
 app.command(epilog=arena.ARENA_EXAMPLES)(arena.arena)
+app.add_typer(labels.app)
 app.command(epilog=budget.BUDGET_EXAMPLES)(budget.budget)
 app.command(epilog=ladder.LADDER_EXAMPLES)(ladder.ladder)
 app.command(epilog=web.WEB_EXAMPLES)(web.web)

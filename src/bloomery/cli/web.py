@@ -11,6 +11,13 @@ import typer
 from bloomery.cli.display import Debug, Json, print_json, print_text, session
 from bloomery.cli.models import DEFAULT_STORE, StoreOption
 
+LABELS_OPTION = typer.Option(
+    "--labels",
+    envvar="BLOOMERY_LABELS",
+    help="The database of votes: a file, or postgresql://USER@HOST/NAME. Default: in the store.",
+    metavar="URL",
+)
+
 WEB_EXAMPLES = (
     "Examples:\n\n    bloomery web\n\n    bloomery web --store /shared/runs --port 9000 --open\n\n"
     "    BLOOMERY_TOKEN=$(openssl rand -hex 24) bloomery web --host 0.0.0.0 --allow-host lab.example.org\n\n"
@@ -31,6 +38,7 @@ def web(
     allow_host: Annotated[
         list[str] | None, typer.Option("--allow-host", help="A name by which this server is reached (repeatable).", metavar="NAME")
     ] = None,
+    labels: Annotated[str, LABELS_OPTION] = "",
     open_browser: Annotated[bool, typer.Option("--open", help="Open the page in a browser here.")] = False,
     store: StoreOption = DEFAULT_STORE,
     as_json: Json = False,
@@ -50,7 +58,7 @@ def web(
         from bloomery.web.context import make_context
         from bloomery.web.guard import Access
 
-        app = make_web_app(make_context(store), Access(token=token, hosts=[*(allow_host or []), socket.gethostname(), host]))
+        app = make_web_app(make_context(store, labels=labels), Access(token=token, hosts=[*(allow_host or []), socket.gethostname(), host]))
         address = listener.getsockname()
         shown = socket.gethostname() if address[0] in ("0.0.0.0", "::") else f"[{address[0]}]" if ":" in address[0] else address[0]
         url = f"http://{shown}:{address[1]}/" + (f"?token={token}" if token else "")

@@ -6,7 +6,7 @@ recipe has the same fingerprints on a laptop and on a cluster.
 
 import contextlib
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal  # Any: a stage's function takes its own config type and slots
@@ -35,9 +35,10 @@ Kind = Literal[
     "frontier",
     "scaling_law",
     "lists",
+    "labels",
 ]
 """A reward model is a Hugging Face folder of sequence classification with one label; functions are files of Python;
-principles a constitution in TOML (align/constitution.py)."""
+principles a constitution in TOML (align/constitution.py); labels votes of people on answers (core/votes.py)."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,14 @@ class Slot:
     kind: Kind
     many: bool = False
     optional: bool = False
+
+
+def lacks_one_of(stage: "Stage", given: Collection[str]) -> str | None:
+    """What to say of a stage that is given none of the inputs of which it needs one; None if all is well."""
+    if not stage.one_of or any(name in given for name in stage.one_of):
+        return None
+    names = " or ".join(f'"{name}" ({stage.inputs[name].kind})' for name in stage.one_of)
+    return f"the stage {stage.name} needs the input {names}, but none of them is given"
 
 
 def fits(kind: str, slot: Slot) -> bool:
@@ -202,7 +211,8 @@ class Stage:
     run left half full, it continues and ends with the same bytes. Bump `version` when the same inputs and config give
     other bytes than before. `facts(config)` names what the output depends on outside of inputs (the Python
     environment that `crawl` documents); it becomes part of the fingerprint. `check_launch(config, launch, inputs)` says
-    what of a launch does not fit the config and those inputs that exist already, before any process is started.
+    what of a launch does not fit the config and those inputs that exist already, before any process is started. Of the
+    slots `one_of`, which are optional each, one at least must be filled.
     """
 
     name: str
@@ -213,4 +223,5 @@ class Stage:
     version: int
     spmd: bool = False
     facts: Callable[[Any], Mapping[str, str]] = no_facts
+    one_of: Sequence[str] = ()
     check_launch: Callable[[Any, Launch, Mapping[str, Any]], Sequence[str]] = runs_alone

@@ -3,7 +3,8 @@
     P(a beats b) = 1 / (1 + exp(strength_b - strength_a))         Bradley and Terry 1952; a tie is half a win of each
 
 Strengths are the likeliest ones, shown on Elo's scale: 400 points more are odds of ten to one, the mean is 1000. They exist
-only if nobody stands above all others without a loss (Ford 1957): the wins must lead from each player to each other one.
+only if nobody stands above all others without a loss (Ford 1957): the wins must lead from each player to each other one. Where few
+battles must give an answer all the same, `prior_ties` are added: as if every two players had met so often more, and drawn.
 
 Intervals are a Bayesian bootstrap (Rubin 1981) over prompts, the units that were drawn: each gets a weight from Exp(1).
 No pair ever loses all its battles by chance, as in the usual bootstrap, so every resample has its likeliest strengths.
@@ -68,8 +69,11 @@ class Ratings(NamedTuple):
         }
 
 
-def rate(battles: Sequence[Battle], *, seed: int, num_resamples: int = NUM_RESAMPLES) -> Ratings:
-    """Ratings of everybody in the battles. Raises DataError if there is none, or if no finite strengths explain them."""
+def rate(battles: Sequence[Battle], *, seed: int, num_resamples: int = NUM_RESAMPLES, prior_ties: float = 0.0) -> Ratings:
+    """Ratings of everybody in the battles. Raises DataError if there is none, or if no finite strengths explain them.
+
+    `prior_ties` between every two players pull ratings towards each other and are finite of themselves; no count has them.
+    """
     if not battles:
         raise DataError("no battle has been decided, so there is nothing to rate")
     names = sorted({name for battle in battles for name in (battle.left, battle.right)})
@@ -82,13 +86,15 @@ def rate(battles: Sequence[Battle], *, seed: int, num_resamples: int = NUM_RESAM
         points_NPP[row, a, b] += share
         points_NPP[row, b, a] += 1.0 - share
     points_PP = points_NPP.sum(axis=0)
-    check_connected(points_PP, names)
-    rating_P = _on_scale(strengths(points_PP))
+    if not prior_ties:
+        check_connected(points_PP, names)
+    prior_PP = prior_ties / 2 * (1.0 - np.eye(len(names)))
+    rating_P = _on_scale(strengths(points_PP + prior_PP))
     rng = np.random.default_rng([seed, len(battles)])
     drawn = np.empty((num_resamples, len(names)))
     for i in range(num_resamples):
         weight_N = rng.exponential(size=len(prompts))
-        drawn[i] = _on_scale(strengths(np.tensordot(weight_N, points_NPP, axes=1)))
+        drawn[i] = _on_scale(strengths(np.tensordot(weight_N, points_NPP, axes=1) + prior_PP))
     low_P, high_P = np.quantile(drawn, [0.025, 0.975], axis=0) if num_resamples else (rating_P, rating_P)
     battles_PP = points_PP + points_PP.T
     standings = [

@@ -24,7 +24,7 @@ from typing import Any  # Any: the values of a TOML document before they are val
 
 from bloomery.core.config import Config, check_config, suggest
 from bloomery.core.errors import ConfigError
-from bloomery.core.stage import Cluster, Launch, Slot, Stage, fits
+from bloomery.core.stage import Cluster, Launch, Slot, Stage, fits, lacks_one_of
 from bloomery.pipeline.node import Node
 from bloomery.pipeline.places import Places
 from bloomery.pipeline.repeat import find_mistakes, repeat_nodes
@@ -259,6 +259,8 @@ class _Reader:
         for name, slot in stage.inputs.items():
             if name not in given and not slot.optional:
                 self._report(where, f'{node_id}: the stage {stage.name} needs the input "{name}" ({slot.kind}), but it is not given')
+        if problem := lacks_one_of(stage, [name for name, value in given.items() if value != []]):
+            self._report(where, f"{node_id}: {problem}")
         return {name: inputs[name] for name in stage.inputs if name in inputs}
 
     def check_links(self, ids: Collection[str]) -> None:

@@ -13,7 +13,7 @@ from typing import Any  # Any: the values of a TOML table
 from bloomery.core.artifact import RECORD, Artifact, Store, explain_os_errors, find_damage, locked_folder, read_artifact, seal_folder
 from bloomery.core.config import check_config, suggest
 from bloomery.core.errors import ConfigError
-from bloomery.core.stage import Cluster, Launch, Stage
+from bloomery.core.stage import Cluster, Launch, Stage, lacks_one_of
 from bloomery.pipeline.launch import launch, open_cluster
 from bloomery.pipeline.node import Node
 from bloomery.pipeline.plan import Step, identify
@@ -100,6 +100,8 @@ def _identify(
     for name, slot_type in stage.inputs.items():
         if name not in inputs and not slot_type.optional:
             mistakes.append(f"--input {name}=...: the stage {stage.name} needs {slot_type.kind} there")
+    if problem := lacks_one_of(stage, inputs):
+        mistakes.append(f"--input: {problem}")
     if launch is not None and launch.num_processes > 1 and not stage.spmd:
         mistakes.append(f"--devices {launch.num_processes}: the stage {stage.name} runs on one device")
     if mistakes or config is None or launch is None:

@@ -7,7 +7,7 @@ checkpoint that the training starts from, or another; its log-probabilities of a
 
 import functools
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Generic, Literal, NamedTuple  # Any: metrics are plain JSON values
 
@@ -25,6 +25,7 @@ from bloomery.align.preference_data import (
     render_pairs,
     thin_out,
 )
+from bloomery.align.preference_formats import LabelledRow, PairRow
 from bloomery.align.preference_loss import (
     LabelBatch,
     PairBatch,
@@ -38,10 +39,12 @@ from bloomery.align.preference_loss import (
 )
 from bloomery.align.preference_rows import read_labelled, read_pairs
 from bloomery.align.reference import cached_reference_logps
+from bloomery.align.votes import BothBad, Votes, VoteTies, labels_of_votes, pairs_of_votes
 from bloomery.core import dist
 from bloomery.core.errors import DataError
 from bloomery.core.files import read_json, write_json
 from bloomery.core.stage import Launch, Runtime, Slot, Stage
+from bloomery.core.votes import read_votes
 from bloomery.generate.samples import conversation_prompts, write_samples
 from bloomery.model.device import resolve_device
 from bloomery.model.huggingface import load_model, save_model
@@ -66,6 +69,8 @@ log = logging.getLogger(__name__)
 Loss = PairLoss | Literal["kto"]
 REFERENCE_FREE = ("simpo", "orpo")
 SMOOTHED = ("sigmoid", "robust", "sigmoid_norm")
+SOFT = ("sigmoid", "sigmoid_norm")
+"""Losses that read a pair's `probability`."""
 
 
 class PreferenceConfig(TrainingConfig):
@@ -97,6 +102,13 @@ class PreferenceConfig(TrainingConfig):
     """KTO: desirable answers that are kept for each undesirable one (0.1 is 1:10); 0 = all labels are."""
     format: str = "auto"
     """Of the files of `pairs`; "auto" tells it by their columns. See docs/preference.md for the names."""
+    votes: Votes = "majority"
+    """What several annotators of one item of `labels` say together: what more than half of them say (else a tie; of rankings the mean
+    rank), or ("soft") the share of them who say it as the pair's `probability`. KTO's labels are always the majority's."""
+    ties: VoteTies = "left_out"
+    """What a tie of `labels` says: nothing, or ("even") that both are as good, a pair of probability 0.5 ("sigmoid", "sigmoid_norm")."""
+    both_bad: BothBad = "undesirable"
+    """KTO: what "both bad" in `labels` says: two undesirable answers, or nothing. To losses of pairs it is a tie."""
     epochs: PositiveFloat = 1.0
     """Passes over the pairs; not read when `steps` is given."""
     steps: NonNegativeInt = 0
@@ -116,9 +128,35 @@ class PreferenceConfig(TrainingConfig):
             raise ValueError(f'nll_weight is defined for losses of pairs that have no such term; found loss = "{self.loss}"')
         if (self.desirable_weight or self.undesirable_weight or self.desirable_per_undesirable) and self.loss != "kto":
             raise ValueError(f'weights and numbers of labels are for loss = "kto"; found loss = "{self.loss}"')
+        if self.ties == "even" and self.loss not in SOFT:
+            raise ValueError(f'ties = "even" is defined for loss = {", ".join(SOFT)}; found loss = "{self.loss}"')
         if (self.desirable_weight == 0) != (self.undesirable_weight == 0):
             raise ValueError("give both desirable_weight and undesirable_weight, or none of them")
         return self
+
+
+class Sources(NamedTuple):
+    """Where preferences come from: files or an artifact of pairs, and files of votes."""
+
+    pairs: Path | None
+    labels: tuple[Path, ...] = ()
+
+    def read_pairs(self, config: PreferenceConfig) -> Iterator[PairRow]:
+        """All of them as pairs."""
+        if self.pairs is not None:
+            yield from read_pairs(self.pairs, format=config.format)
+        if self.labels:
+            yield from pairs_of_votes(read_votes(self.labels), votes=config.votes, ties=config.ties)
+
+    def read_labelled(self, config: PreferenceConfig) -> Iterator[LabelledRow]:
+        """All of them as labelled answers."""
+        if self.pairs is not None:
+            yield from read_labelled(self.pairs, format=config.format)
+        if self.labels:
+            yield from labels_of_votes(read_votes(self.labels), both_bad=config.both_bad)
+
+    def __str__(self) -> str:
+        return ", ".join(map(str, (*filter(None, [self.pairs]), *self.labels)))
 
 
 class Plan(NamedTuple, Generic[B]):
@@ -140,7 +178,14 @@ ReferenceOf = Callable[[Sequence[Rendered]], np.ndarray]
 
 
 def preference(
-    config: PreferenceConfig, *, init: Path, pairs: Path, out: Path, runtime: Runtime, reference: Path | None = None
+    config: PreferenceConfig,
+    *,
+    init: Path,
+    pairs: Path | None = None,
+    labels: Sequence[Path] = (),
+    out: Path,
+    runtime: Runtime,
+    reference: Path | None = None,
 ) -> Mapping[str, Any]:
     """Writes a checkpoint folder. Raises DataError for rows that are no preferences, or if none is left to train on."""
     if (out / "training.json").is_file():  # written last: nothing is left to do
@@ -156,7 +201,8 @@ def preference(
     make_plan = plan_labels if config.loss == "kto" else plan_pairs
     reference_of = _make_reference(model, init, reference, tokenizer, runtime)
     # Before the model is spread: of the reference each process reads answers by itself.
-    plan: Plan[Any] = make_plan(config, pairs, tokenizer, model, reference_of, parallel=parallel, places=places)
+    sources = Sources(pairs, tuple(labels))
+    plan: Plan[Any] = make_plan(config, sources, tokenizer, model, reference_of, parallel=parallel, places=places)
     model = distribute(model, parallel, launch, device)
     held_out = plan.make_batches(np.arange(plan.num_train, plan.num_train + plan.num_held_out))
     prompts = conversation_prompts(plan.answers, count=config.num_samples)
@@ -194,7 +240,7 @@ def preference(
 
 def plan_pairs(
     config: PreferenceConfig,
-    pairs: Path,
+    sources: Sources,
     tokenizer: Tokenizer,
     model: Transformer,
     reference_of: ReferenceOf,
@@ -203,9 +249,9 @@ def plan_pairs(
     places: int,
 ) -> Plan[PairBatch]:
     """Pairs for every loss but KTO."""
-    rows = read_pairs(pairs, format=config.format)
+    rows = sources.read_pairs(config)
     found = render_pairs(rows, tokenizer, max_tokens=model.config.max_positions, held_out_fraction=config.held_out_fraction)
-    _check_number(found, pairs, "pairs", at_least=parallel.layout.data)
+    _check_number(found, sources, "pairs", at_least=parallel.layout.data)
     everything = [*found.train, *found.held_out]
     answers = [answer for pair in everything for answer in pair.answers]
     reference_N2 = np.zeros((len(everything), 2)) if config.loss in REFERENCE_FREE else reference_of(answers).reshape(-1, 2)
@@ -239,7 +285,7 @@ def plan_pairs(
 
 def plan_labels(
     config: PreferenceConfig,
-    pairs: Path,
+    sources: Sources,
     tokenizer: Tokenizer,
     model: Transformer,
     reference_of: ReferenceOf,
@@ -248,14 +294,14 @@ def plan_labels(
     places: int,
 ) -> Plan[LabelBatch]:
     """Labelled answers for KTO, and for each a mismatched one."""
-    rows = read_labelled(pairs, format=config.format)
+    rows = sources.read_labelled(config)
     found = render_labels(rows, tokenizer, max_tokens=model.config.max_positions, held_out_fraction=config.held_out_fraction)
     train = thin_out(found.train, desirable_per_undesirable=config.desirable_per_undesirable)
     held_out = found.held_out if len(found.held_out) > 1 else []
-    _check_number(found._replace(train=train), pairs, "labelled answers", at_least=max(2, parallel.layout.data))
+    _check_number(found._replace(train=train), sources, "labelled answers", at_least=max(2, parallel.layout.data))
     labels = np.array([example.label for example in train])
     batch_rows = 2 * config.batch_pairs
-    weights = choose_weights(config, labels, pairs)
+    weights = choose_weights(config, labels, sources)
     everything = [*train, *held_out]
     max_places = model.config.max_positions
     mismatched = [cut_answer(answer, max_places) for part in (train, held_out) if part for answer in mismatched_answers(part)]
@@ -284,7 +330,7 @@ def plan_labels(
     )
 
 
-def choose_weights(config: PreferenceConfig, labels: np.ndarray, pairs: Path) -> Weights:
+def choose_weights(config: PreferenceConfig, labels: np.ndarray, sources: Sources) -> Weights:
     """lambda_D and lambda_U: as configured, with a warning where they do not balance the labels, or by the rule.
 
     Raises DataError for labels of one kind, or so few of one that a batch might have none: no reference point can tell
@@ -292,7 +338,7 @@ def choose_weights(config: PreferenceConfig, labels: np.ndarray, pairs: Path) ->
     """
     desirable, batch_rows = int(labels.sum()), 2 * config.batch_pairs
     undesirable, scarce = len(labels) - desirable, min(desirable, len(labels) - desirable)
-    found = f"{pairs}: found {desirable} desirable and {undesirable} undesirable answers"
+    found = f"{sources}: found {desirable} desirable and {undesirable} undesirable answers"
     if scarce == 0:
         raise DataError(f"{found}; KTO learns from both kinds")
     if scarce * batch_rows < len(labels):
@@ -351,10 +397,10 @@ def _make_reference(model: Transformer, init: Path, reference: Path | None, toke
     )
 
 
-def _check_number(found: Examples[RenderedPair] | Examples[RenderedLabel], pairs: Path, what: str, *, at_least: int) -> None:
+def _check_number(found: Examples[RenderedPair] | Examples[RenderedLabel], sources: Sources, what: str, *, at_least: int) -> None:
     if len(found.train) < at_least:
         too_long = f"{found.num_too_long} longer than the model reads"
-        raise DataError(f"{pairs}: found {len(found.train)} {what} to train on, {too_long}; at least {at_least} are needed")
+        raise DataError(f"{sources}: found {len(found.train)} {what} to train on, {too_long}; at least {at_least} are needed")
 
 
 def check_launch(config: PreferenceConfig, launch: Launch, inputs: Mapping[str, Any]) -> list[str]:
@@ -374,7 +420,13 @@ STAGE = Stage(
     name="preference",
     config_type=PreferenceConfig,
     run=preference,
-    inputs={"init": Slot("checkpoint"), "pairs": Slot("pairs"), "reference": Slot("checkpoint", optional=True)},
+    inputs={
+        "init": Slot("checkpoint"),
+        "pairs": Slot("pairs", optional=True),
+        "labels": Slot("labels", many=True, optional=True),
+        "reference": Slot("checkpoint", optional=True),
+    },
+    one_of=("pairs", "labels"),
     output="checkpoint",
     version=3,
     spmd=True,

@@ -1,4 +1,4 @@
-"""reward_model: a language model becomes one that says how good an answer is, from pairs or rankings of answers.
+"""reward_model: a language model becomes one that says how good an answer is, from pairs or rankings of answers, or people's votes.
 
 Writes a Hugging Face folder of sequence classification with one label, whose rewards have mean 0 and deviation 1 over reference
 answers, training.json with accuracy and calibration on held-out comparisons, and reliability.svg.
@@ -18,12 +18,14 @@ from bloomery.align.preference_rows import preference_files, read_pairs, read_pr
 from bloomery.align.reward_model import RankBatch, RankedIds, make_rank_batch, ranking_rewards, score_rows, score_states, split_rankings
 from bloomery.align.reward_report import compare, draw_reliability, report_accuracy
 from bloomery.align.reward_scale import Scaling, normalise_head
+from bloomery.align.votes import Votes, rankings_of_votes
 from bloomery.core import dist
 from bloomery.core.conversation import Message, read_conversations
 from bloomery.core.errors import DataError
 from bloomery.core.files import read_json, write_json, write_text
 from bloomery.core.plots import draw_curves
 from bloomery.core.stage import Launch, Runtime, Slot, Stage
+from bloomery.core.votes import read_votes
 from bloomery.model.architectures import read_config
 from bloomery.model.device import resolve_device
 from bloomery.model.heads import replace_head
@@ -70,7 +72,10 @@ class RewardModelConfig(TrainingConfig):
     """"references": afterwards rewards are shifted and scaled to mean 0 and deviation 1 over the reference answers: those of
     the slot `references`, else the best held-out answers (without any, the best ones trained on)."""
     format: str = "auto"
-    """Of the comparisons' files; "auto" tells it by their columns."""
+    """Of the files of `pairs`; "auto" tells it by their columns."""
+    votes: Votes = "majority"
+    """What several annotators of one item of `labels` say together: what more than half of them say (else a tie; of rankings the mean
+    rank), or ("soft") the share of them who say it as the pair's `probability`, for "bradley_terry" only."""
     max_pairs: NonNegativeInt = 0
     """At most so many pairs are trained on, a ranking of K answers counted as C(K, 2); 0 = all. Fewer are a part of more."""
     accuracy_at_pairs: tuple[PositiveInt, ...] = ()
@@ -90,6 +95,8 @@ class RewardModelConfig(TrainingConfig):
     def _check_margins(self) -> "RewardModelConfig":
         if self.margin_weight and self.loss != "bradley_terry":
             raise ValueError(f'margin_weight is defined for loss = "bradley_terry" only; found loss = "{self.loss}"')
+        if self.votes == "soft" and self.loss != "bradley_terry":
+            raise ValueError(f'votes = "soft" is defined for loss = "bradley_terry" only; found loss = "{self.loss}"')
         return self
 
 
@@ -110,17 +117,24 @@ class Trained(NamedTuple):
 
 
 def reward_model(
-    config: RewardModelConfig, *, init: Path, pairs: Sequence[Path], references: Sequence[Path] = (), out: Path, runtime: Runtime
+    config: RewardModelConfig,
+    *,
+    init: Path,
+    pairs: Sequence[Path] = (),
+    labels: Sequence[Path] = (),
+    references: Sequence[Path] = (),
+    out: Path,
+    runtime: Runtime,
 ) -> Mapping[str, Any]:
     """Writes a reward model's folder. Raises DataError for rows that are no comparisons, or if none is left to train on."""
     if (out / "training.json").is_file():  # written last: nothing is left to do
         return _metrics(read_json(out / "training.json"))
     device, render = resolve_device(runtime.device), load_whole_renderer(init, load_tokenizer(init))
-    found = read_comparisons(config, pairs, render, max_tokens=read_config(init).max_positions)
+    found = read_comparisons(config, pairs, render, max_tokens=read_config(init).max_positions, labels=labels)
     if not found.train:
         raise DataError(
-            f"{', '.join(map(str, pairs))}: found no comparison to train on ({len(found.held_out)} held out, {found.num_too_long} "
-            f"longer than the model reads, {found.num_tied} without a better and a worse answer)"
+            f"{', '.join(map(str, [*pairs, *labels]))}: found no comparison to train on ({len(found.held_out)} held out, "
+            f"{found.num_too_long} longer than the model reads, {found.num_tied} without a better and a worse answer)"
         )
     by_pairs = {}
     for count in config.accuracy_at_pairs:
@@ -143,12 +157,15 @@ def reward_model(
     return _metrics(read_json(out / "training.json"))
 
 
-def read_comparisons(config: RewardModelConfig, paths: Sequence[Path], render: WholeRenderer, *, max_tokens: int) -> Comparisons:
-    """The comparisons of files of any known format, split by a hash of the prompt (of the answers, where all have one prompt).
+def read_comparisons(
+    config: RewardModelConfig, paths: Sequence[Path], render: WholeRenderer, *, max_tokens: int, labels: Sequence[Path] = ()
+) -> Comparisons:
+    """The comparisons of files of any known format and of votes, split by a hash of the prompt (of the answers, where all have one prompt).
 
     Raises DataError naming file and line of a row that is none.
     """
     rows = list(_read_rows(paths, config.format))
+    rows += rankings_of_votes(read_votes(list(labels)), votes=config.votes) if labels else []
     has_one_prompt = len({_digest(row.prompt, 0) for row in rows}) == 1
     keyed: list[tuple[bytes, RankedIds]] = []
     found = Comparisons([], [], 0, 0)
@@ -346,10 +363,12 @@ STAGE = Stage(
     run=reward_model,
     inputs={
         "init": Slot("checkpoint"),
-        "pairs": Slot("pairs", many=True),
+        "pairs": Slot("pairs", many=True, optional=True),
+        "labels": Slot("labels", many=True, optional=True),
         "references": Slot("conversations", many=True, optional=True),
     },
     output="reward_model",
+    one_of=("pairs", "labels"),
     version=1,
     spmd=True,
     check_launch=check_launch,

@@ -18,6 +18,7 @@ try:
     from starlette.responses import Response
     from starlette.routing import BaseRoute, Route
 
+    from bloomery.web.arena import api as arena
     from bloomery.web.guard import Access, Guard, refuse
     from bloomery.web.http import reply
     from bloomery.web.runs import api as runs
@@ -53,6 +54,7 @@ def make_web_app(context: WebContext, access: Access) -> Guard:
         *talk.routes(context),
         *tokenizer.routes(context),
         *runs.routes(context),
+        *arena.routes(context),
         Route("/health", _health, methods=["GET"]),
     ]
     return Guard(Starlette(routes=routes, exception_handlers=handlers, lifespan=live), access)

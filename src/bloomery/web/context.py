@@ -6,6 +6,7 @@ from pathlib import Path
 
 from bloomery.core.artifact import Store
 from bloomery.web.directory import Directory
+from bloomery.web.labels.location import default_labels
 from bloomery.web.models import ModelHost
 
 
@@ -16,6 +17,8 @@ class WebContext:
     store: Store
     directory: Directory
     models: ModelHost
+    labels_url: str
+    """The database of votes: "sqlite:///FILE" or "postgresql://USER@HOST/NAME"."""
     closing: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
 
     async def close(self) -> None:
@@ -24,9 +27,9 @@ class WebContext:
             await close()
 
 
-def make_context(root: Path) -> WebContext:
-    """A context for the store in folder `root`, which need not exist yet."""
+def make_context(root: Path, *, labels: str = "") -> WebContext:
+    """A context for the store in folder `root`, which need not exist yet. `labels`: where votes are kept; "" is a file in it."""
     store = Store(root)
     directory = Directory(store)
     models = ModelHost(directory)
-    return WebContext(store=store, directory=directory, models=models, closing=[models.close])
+    return WebContext(store=store, directory=directory, models=models, labels_url=labels or default_labels(root), closing=[models.close])

@@ -1,0 +1,1 @@
+"""Revisions, each with what it changes; a released one is never edited."""

@@ -10,18 +10,18 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "src" / "bloomery"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-LOWER = {"core", "objectives", "scaling"}
+LOWER = {"core", "objectives", "scaling", "diagnosis"}
 ALGORITHMS = {"curate", "tokens", "model", "train", "generate", "align", "evaluate", "chat"}
 
 ARROWS = {
-    "cli": {"pipeline", "web", "chat", "align", "evaluate", "generate", "tokens", "model", "stages", "curate", "scaling", "core"},
-    "pipeline": {"stages", "curate", "core"},
-    "web": {"pipeline", "chat", "generate", "evaluate", "curate", "tokens", "model", "core"},
+    "cli": {"pipeline", "web", "stages", "scaling", "diagnosis", "core"} | ALGORITHMS,
+    "pipeline": {"stages", "curate", "diagnosis", "core"},
+    "web": {"pipeline", "chat", "generate", "evaluate", "curate", "tokens", "model", "diagnosis", "core"},
     "stages": ALGORITHMS | LOWER,
     "align": {"train", "generate", "objectives", "tokens", "model", "core"},
     "evaluate": {"generate", "objectives", "curate", "tokens", "model", "core"},
     "chat": {"generate", "tokens", "core"},
-    "train": {"model", "objectives", "tokens", "scaling", "core"},
+    "train": {"model", "objectives", "tokens", "scaling", "diagnosis", "core"},
     "generate": {"model", "tokens", "core"},
     "curate": {"core"},
     "tokens": {"core"},
@@ -29,6 +29,7 @@ ARROWS = {
     "core": set(),
     "objectives": set(),
     "scaling": set(),
+    "diagnosis": set(),
 }
 
 TORCH_ROOMS = ("objectives", "model", "train", "generate", "align", "evaluate", "chat")

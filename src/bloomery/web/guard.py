@@ -113,8 +113,6 @@ class Guard:
         if isinstance(session, Response):
             return session
         self._rates.count(session or client)
-        if self._open >= self._access.limits.max_open_requests:
-            raise Refusal(503, "too many requests are open at once: try again", code="overloaded", headers={"Retry-After": "1"})
         return None
 
     def _check_host(self, headers: Headers) -> None:
@@ -184,14 +182,16 @@ class Guard:
 
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send) -> None:
         limits = self._access.limits
+        if self._open >= limits.max_open_requests:
+            raise Refusal(503, "too many requests are open at once: try again", code="overloaded", headers={"Retry-After": "1"})
         length = Headers(scope=scope).get("content-length", "0")
         if not length.isdecimal() or int(length) > limits.max_body_bytes:
             raise Refusal(413, f"a body has at most {limits.max_body_bytes:,} bytes here", code="body_too_large")
-        if scope["method"] not in SAFE_METHODS:
-            body = await _read_all(receive, limit=limits.max_body_bytes, seconds=limits.body_seconds)
-            receive = _replay(body, receive)
         self._open += 1
         try:
+            if scope["method"] not in SAFE_METHODS:
+                body = await _read_all(receive, limit=limits.max_body_bytes, seconds=limits.body_seconds)
+                receive = _replay(body, receive)
             await self._app(scope, receive, send)
         finally:
             self._open -= 1

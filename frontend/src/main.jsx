@@ -54,4 +54,6 @@ function Page({ title, load }) {
   return loaded ? <loaded.Content /> : <><h1>{title}</h1><Spinner /></>;
 }
 
-render(<App />, document.getElementById("app"));
+const root = document.getElementById("app");
+root.replaceChildren(); // the frame that index.html paints while this script is on its way
+render(<App />, root);

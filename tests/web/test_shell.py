@@ -90,3 +90,12 @@ def test_colours_follow_the_system_and_can_be_chosen(web, open_page):
 )
 def test_no_path_of_a_request_is_looked_up_on_the_disk(web, path):
     assert web.ask(path)[0] == 404
+
+
+def test_the_frame_is_painted_before_any_script_runs(web, browser):
+    context = browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    page.goto(web.opening)
+    links = page.get_by_role("navigation", name="Pages").get_by_role("link").all_inner_texts()
+    assert [link.lower() for link in links] == list(PAGES)
+    context.close()

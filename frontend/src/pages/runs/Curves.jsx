@@ -9,7 +9,10 @@ import { append, groupMetrics, KNOWN, shortName, smooth } from "./curve_data.js"
 
 const AXES = { step: "Step", tokens: "Tokens", time: "Time", flops: "FLOPs" };
 const X_FORMATS = { step: compact, tokens: compact, time: seconds, flops: (x) => (x ? x.toExponential(1) : "0") };
-const NOTES = { memory: "The most bytes that one process has needed so far" };
+const NOTES = {
+  memory: "The most bytes that one process has needed so far",
+  mfu: "Of a GPU's data sheet; on a CPU of the best matrix product measured at the start, which other work can slow down: then above 100 %",
+};
 const SMOOTHABLE = 12;
 const MAX_POINTS = 4000;
 const MAX_METRICS = 24;

@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,12 @@ def make_host(smoke_store):
         return ModelHost(Directory(Store(store)), limits=ModelLimits(**limits))
 
     return make
+
+
+def run(task):
+    """asyncio.run in a thread of its own: in the main one Playwright keeps a loop running once a browser test has been there."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, task).result()
 
 
 def ids_of(host: ModelHost) -> dict[str, str]:
@@ -61,7 +68,7 @@ def test_an_answer_is_what_the_engine_draws_with_this_seed(make_host):
         await host.close()
         return answered
 
-    answered = asyncio.run(ask())
+    answered = run(ask())
     folder = next(entry.path for entry in host.models() if entry.name == "smoke/sft")
     tokenizer = load_tokenizer(folder)
     params = SamplingParams(max_tokens=12, temperature=0.9, top_p=0.95)
@@ -84,7 +91,7 @@ def test_who_was_used_longest_ago_leaves_when_room_is_needed(make_host):
         await host.close()
         return found
 
-    assert asyncio.run(visit()) == ["loaded", "", "loaded"]
+    assert run(visit()) == ["loaded", "", "loaded"]
 
 
 def test_a_model_in_use_never_leaves_and_the_next_one_is_told_to_come_back(make_host):
@@ -104,7 +111,7 @@ def test_a_model_in_use_never_leaves_and_the_next_one_is_told_to_come_back(make_
             assert (host.state(base), host.state(sft)) == ("", "loaded")
         await host.close()
 
-    asyncio.run(visit())
+    run(visit())
 
 
 def test_a_model_that_can_never_fit_is_refused_with_its_size(make_host):
@@ -115,7 +122,7 @@ def test_a_model_that_can_never_fit_is_refused_with_its_size(make_host):
             pass
 
     with pytest.raises(Refusal, match=r"smoke/base takes 0\.0 GB") as told:
-        asyncio.run(visit())
+        run(visit())
     assert told.value.status == 422
 
 
@@ -137,7 +144,7 @@ def test_those_who_ask_together_share_one_load_and_one_who_leaves_does_not_end_i
         assert isinstance(first, asyncio.CancelledError) and others[0] is others[1]
         await host.close()
 
-    asyncio.run(visit())
+    run(visit())
 
 
 def test_a_checkpoint_that_was_built_anew_is_read_anew(make_host, smoke_store, tmp_path):
@@ -154,7 +161,7 @@ def test_a_checkpoint_that_was_built_anew_is_read_anew(make_host, smoke_store, t
             assert again is not model
         await host.close()
 
-    asyncio.run(visit())
+    run(visit())
 
 
 def test_an_answer_that_nobody_waits_for_is_stopped(make_host):
@@ -172,7 +179,7 @@ def test_an_answer_that_nobody_waits_for_is_stopped(make_host):
                 await asyncio.sleep(0.01)
         await host.close()
 
-    asyncio.run(visit())
+    run(visit())
 
 
 def test_the_oldest_turns_are_left_out_when_a_conversation_outgrows_the_context(make_host):

@@ -6,6 +6,7 @@ import time
 
 import hostile
 import pytest
+from test_accessibility import find_violations
 
 from bloomery.core.conversation import read_conversations
 from bloomery.core.files import read_json, write_json
@@ -213,3 +214,31 @@ def test_hostile_text_of_a_model_and_of_a_person_stays_text(web, open_page, view
     if view == "tokens":
         page.locator(".chat-said .token").nth(1).click()
         hostile.check_harmless(page)
+
+
+def test_a_column_that_is_taken_away_takes_its_own_conversation_with_it(web, open_page):
+    page = chat_at(open_page, web, "smoke/sft", "smoke/base", view="plain", max_tokens=8, temperature=0)
+    say(page, QUESTION)
+    until_said(page, 2)
+    second = page.get_by_role("article", name="smoke/base").locator(".chat-said .text").text_content()
+    assert second != page.get_by_role("article", name="smoke/sft").locator(".chat-said .text").text_content()
+    page.get_by_role("button", name="Remove model 1").click()
+    page.get_by_role("article", name="smoke/sft").wait_for(state="detached")
+    assert page.locator(".chat-said .text").text_content() == second
+    page.get_by_role("button", name="Compare with another").click()
+    page.get_by_role("article").nth(1).wait_for()
+    assert page.locator(".chat-said .text").all_text_contents() == [second, second]  # it begins with the conversation so far
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_conversation_has_no_barrier_that_axe_knows(web, open_page, scheme):
+    ids = ids_of(web)
+    query = f"model={ids['smoke/sft']}&model={ids['smoke/dpo']}&view=tokens&max_tokens=30&top=3&temperature=2"
+    page = open_page(web, f"/chat?{query}", scheme=scheme)
+    say(page, QUESTION)
+    until_said(page, 2)
+    page.locator(".token").nth(2).click()
+    assert find_violations(page) == []
+    page.get_by_role("button", name="What the model sees").first.click()
+    page.locator("dialog .token").first.wait_for()
+    assert find_violations(page) == []

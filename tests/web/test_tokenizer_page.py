@@ -7,6 +7,7 @@ import shutil
 import hostile
 import pytest
 import tokenizers
+from test_accessibility import find_violations
 
 TEXT = "return the value of größe 你好 👩‍🚀\n\tmore"
 
@@ -121,3 +122,15 @@ def test_a_store_without_tokenizers_or_models_says_what_to_run(tmp_path, serve_w
         page.get_by_text("bloomery run quickstart").wait_for()
         page.goto(f"{empty.url}/chat")
         page.get_by_text("No model in this store yet").wait_for()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_tokens_and_merges_have_no_barrier_that_axe_knows(web, open_page, scheme):
+    page = open_page(web, "/tokenizer?text=%20return%20gr%C3%B6%C3%9Fe%3C%7Cend%7C%3E&specials=1", scheme=scheme)
+    page.get_by_label("Beside it").select_option(label="smoke/base (pretrain)")
+    page.get_by_role("toolbar", name="Tokens of smoke/base").wait_for()
+    tokens_of(page).first.click()
+    assert find_violations(page) == []
+    page.get_by_role("tab", name="Bytes per token").click()
+    page.get_by_role("table").wait_for()
+    assert find_violations(page) == []

@@ -135,15 +135,17 @@ class ModelHost:
         return voice
 
     @contextlib.asynccontextmanager
-    async def use(self, model_id: str) -> AsyncIterator["LoadedModel"]:
-        """The model, loaded; it stays while the block lasts. Raises Refusal: 404, 422 if it is too large for the memory that models
-        may take, 503 if all that are loaded are in use."""
-        entry = await in_thread(self.find, model_id)
-        self._users[model_id] += 1
+    async def use(self, model: str | ModelEntry) -> AsyncIterator["LoadedModel"]:
+        """The model (by its id, or as `find` gave it), loaded; it stays while the block lasts.
+
+        Raises Refusal: 404, 422 if it is too large for the memory that models may take, 503 if all that are loaded are in use.
+        """
+        entry = model if isinstance(model, ModelEntry) else await in_thread(self.find, model)
+        self._users[entry.id] += 1
         try:
             yield await self._ready(entry)
         finally:
-            self._users[model_id] -= 1
+            self._users[entry.id] -= 1
 
     async def prompt(self, entry: ModelEntry, messages: Sequence[Mapping[str, Any]], *, max_tokens: int) -> Prompt:
         """What the model reads to answer a conversation. Raises Refusal: 400 if it has no form for it, 422 if it is too long."""
@@ -155,7 +157,7 @@ class ModelHost:
         entry = await in_thread(self.find, model_id)
         prompt = await self.prompt(entry, messages, max_tokens=sampling.max_tokens)
         self.check_room()
-        async with self.use(model_id) as model:
+        async with self.use(entry) as model:
             text, tokens, logprob, finish = "", [], 0.0, ""
             async with contextlib.aclosing(model.stream(prompt.ids, sampling, seed=seed)) as pieces:
                 async for piece in pieces:

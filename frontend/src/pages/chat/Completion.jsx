@@ -17,13 +17,16 @@ function readText() {
   }
 }
 
-export function Completion({ columns: models, settings, limits, onAnswered }) {
+export function Completion({ columns: models, settings, limits, onAnswered, dropColumn }) {
   const [text, setTextState] = useState(readText);
   // By column: what it was given, and every continuation of it; `at` is the one in view.
-  const [runs, setRuns] = useState({});
+  const [runs, showRuns] = useState({});
+  const latest = useRef(runs);
+  const setRuns = (change) => showRuns((latest.current = change(latest.current)));
   const [raw, setRaw] = useState(null);
   const [told, setTold] = useState("");
   const running = useRef(new Set());
+  const count = useRef(0);
   const field = useRef(null);
   const single = models.length === 1;
   const busy = models.some((_, place) => runs[place]?.tries.some((one) => one.busy));
@@ -44,18 +47,22 @@ export function Completion({ columns: models, settings, limits, onAnswered }) {
 
   const stopAll = () => running.current.forEach((stop) => stop.abort());
   useEffect(() => stopAll, []);
+  dropColumn.current = (place) => {
+    stopAll();
+    setRuns((old) => Object.fromEntries(Object.entries(old).filter(([at]) => Number(at) !== place).map(([at, run]) => [Number(at) > place ? at - 1 : at, run])));
+  };
 
   const run = async (place, base, seed, { forced = [], keep = false } = {}) => {
     const model = models[place];
     const stop = new AbortController();
     running.current.add(stop);
-    let at = 0;
-    setRuns((old) => {
-      const tries = keep && old[place]?.base === base ? old[place].tries : [];
-      at = tries.length;
-      return { ...old, [place]: { base, model: model.name, at, tries: [...tries, { content: "", tokens: [], busy: true }] } };
-    });
+    const before = latest.current[place];
+    const tries = keep && before?.base === base ? before.tries : [];
+    const at = tries.length;
+    const id = ++count.current;
+    setRuns((old) => ({ ...old, [place]: { id, base, model: model.name, at, tries: [...tries, { content: "", tokens: [], busy: true }] } }));
     const change = (fields) => {
+      if (latest.current[place]?.id !== id) return; // its column is gone
       setRuns((old) => ({ ...old, [place]: { ...old[place], tries: old[place].tries.map((one, i) => (i === at ? fields : one)) } }));
       if (single) {
         setText(base + fields.content);

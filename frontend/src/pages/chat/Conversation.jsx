@@ -40,7 +40,7 @@ function useSavedChat() {
   return { chat, ref, update, open, lost };
 }
 
-export function Conversation({ columns: models, settings, limits, onAnswered }) {
+export function Conversation({ columns: models, settings, limits, onAnswered, dropColumn }) {
   const { chat, ref, update, open, lost } = useSavedChat();
   const running = useRef(new Map());
   const [draft, setDraft] = useState("");
@@ -79,6 +79,10 @@ export function Conversation({ columns: models, settings, limits, onAnswered }) 
 
   const stopAll = () => running.current.forEach((stop) => stop.abort());
   useEffect(() => stopAll, []);
+  dropColumn.current = (place) => {
+    stopAll();
+    update((old) => ({ ...old, columns: models.map((_, i) => old.columns[i] ?? { tree: old.columns[0].tree }).filter((_, i) => i !== place) }));
+  };
 
   const pickSeed = () => (settings.seed === "" ? newSeed() : Number(settings.seed));
 

@@ -34,7 +34,10 @@ function Room({ models, limits, settings, reload }) {
   const ids = known ? settings.models : [defaultModel(models).id];
   const columns = ids.map((id) => models.find((model) => model.id === id) ?? { id, name: "a model that is gone", missing: true });
   const mode = settings.mode ?? (columns[0].is_chat || columns[0].missing ? "chat" : "completion");
+  const dropColumn = useRef(null); // what is shown below knows what stands in a column
   const setModels = (next) => setQuery({ model: next });
+  // A model opens in the mode that suits it; who adds or removes one stays in the mode that he is in.
+  const setColumns = (next) => setQuery({ model: next, mode });
   useEffect(() => {
     if (!known) setModels(ids);
   }, [known]);
@@ -47,11 +50,14 @@ function Room({ models, limits, settings, reload }) {
           <ModelPicker
             key={place} place={place} count={columns.length} models={models} model={model}
             onChange={(id) => setModels(ids.map((old, i) => (i === place ? id : old)))}
-            onRemove={() => setModels(ids.filter((_, i) => i !== place))}
+            onRemove={() => {
+              dropColumn.current?.(place);
+              setColumns(ids.filter((_, i) => i !== place));
+            }}
           />
         ))}
         {columns.length < MAX_COLUMNS && (
-          <button type="button" onClick={() => setModels([...ids, nextModel(models, ids)])}>Compare with another</button>
+          <button type="button" onClick={() => setColumns([...ids, nextModel(models, ids)])}>Compare with another</button>
         )}
         <Choice
           label="Mode" value={mode} onChange={(next) => setQuery({ mode: next })}
@@ -65,7 +71,7 @@ function Room({ models, limits, settings, reload }) {
         )}
       </div>
       <SamplingControls settings={settings} />
-      <Content columns={columns} settings={settings} limits={limits} onAnswered={reload} />
+      <Content columns={columns} settings={settings} limits={limits} onAnswered={reload} dropColumn={dropColumn} />
     </>
   );
 }

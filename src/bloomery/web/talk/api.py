@@ -51,7 +51,7 @@ async def _answer(host: ModelHost, body: AnswerBody, asked: Asked) -> AsyncItera
     """loading, start, any number of pieces, end. Closed when the browser goes away, which stops the model."""
     if host.state(asked.entry.id) != "loaded":
         yield {"event": "loading", "data": {"name": asked.entry.name, "params": asked.entry.params}}
-    async with host.use(asked.entry.id) as model:
+    async with host.use(asked.entry) as model:
         yield {"event": "start", "data": {"seed": body.seed, "prompt_tokens": len(asked.ids), "forgotten": asked.forgotten}}
         special = special_ids(asked.voice.tokenizer)
         started, first, num_tokens, logprob, finish = time.monotonic(), 0.0, 0, 0.0, ""

@@ -5,10 +5,10 @@ import json
 import shutil
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from loops import run
 
 from bloomery.chat.refusal import Refusal
 from bloomery.core.artifact import RECORD, Store
@@ -30,12 +30,6 @@ def make_host(smoke_store):
         return ModelHost(Directory(Store(store)), limits=ModelLimits(**limits))
 
     return make
-
-
-def run(task):
-    """asyncio.run in a thread of its own: in the main one Playwright keeps a loop running once a browser test has been there."""
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(asyncio.run, task).result()
 
 
 def ids_of(host: ModelHost) -> dict[str, str]:

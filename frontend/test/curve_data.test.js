@@ -1,6 +1,7 @@
 // node --test: what is drawn, worked out of what was sent.
 import assert from "node:assert/strict";
 import test from "node:test";
+import { bounds } from "../src/ui/bounds.js";
 import { append, groupMetrics, shortName, smooth } from "../src/pages/runs/curve_data.js";
 
 test("smoothing equals the weighted mean written out, from the first point on", () => {
@@ -31,4 +32,17 @@ test("known metrics share charts in our order, every other one has its own", () 
   assert.deepEqual(groups.map((group) => [group.id, group.isMore]), [["loss", false], ["validation_sources", false], ["mfu", false], ["b/custom", true]]);
   assert.deepEqual(groups[0].metrics, ["train/loss", "validation/loss"]);
   assert.equal(shortName("validation/loss/web"), "validation, web");
+});
+
+test("axes have a width also where all values are as good as equal, or none", () => {
+  const memory = { x: [1, 2, 3], y: [1596510000, 1596510000.0000002, 1596510000] };
+  for (const logY of [false, true]) {
+    const { y } = bounds([memory], { logX: false, logY, range: null });
+    assert.ok(y[1] - y[0] > 1e6 && y[0] < 1596510000 && y[1] > 1596510000);
+  }
+  assert.deepEqual(bounds([], { logX: true, logY: false, range: null }), { x: [1, 10], y: [0, 1] });
+  const { x } = bounds([{ x: [5, 50], y: [1, 2] }], { logX: false, logY: false, range: [7, 7] });
+  assert.ok(x[0] < 7 && x[1] > 7);
+  const log = bounds([{ x: [0, 5, 50], y: [-1, 2, 4] }], { logX: true, logY: true, range: null });
+  assert.ok(log.x[0] > 0 && log.y[0] > 0);
 });

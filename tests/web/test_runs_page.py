@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from bloomery.core.metrics import read_metrics
+from bloomery.diagnosis.diagnose import diagnose
+from bloomery.pipeline.checkup import find_trainings
 
 RECIPE = Path(__file__).resolve().parents[2] / "recipes" / "smoke.toml"
 
@@ -182,3 +184,17 @@ def test_a_finished_run_has_nothing_to_resume_and_nothing_to_stop(web):
     assert web.ask(f"/api/runs/{run}/stop", method="POST", body={}) == (200, {"sent": False, "message": "it does not run: it is done"})
     assert web.ask(f"/api/runs/{run}/stop", method="POST", body={"pid": 1})[0] == 400
     assert web.ask(f"/api/runs/{run}/stop")[0] == 405
+
+
+def test_the_doctors_findings_stand_above_the_run_with_what_to_do(web, open_page):
+    expected = []
+    for training in find_trainings(web.store / "smoke"):
+        expected += [(found.node, found.code, found.title) for found in diagnose(read_metrics(training.metrics), training.facts)]
+    assert expected
+    run = run_id(web, "smoke")
+    findings = web.ask(f"/api/runs/{run}/findings")[1]["findings"]
+    assert [(found["node"], found["code"], found["title"]) for found in findings] == expected
+    page = open_page(web, f"/runs/{run}")
+    page.get_by_text("The doctor:").click()
+    page.get_by_text(findings[0]["title"]).first.click()
+    assert page.get_by_text(findings[0]["remedy"]).first.is_visible()

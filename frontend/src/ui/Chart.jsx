@@ -1,11 +1,13 @@
 // Curves on a canvas (uPlot), each with an x of its own. Whoever uses it gives data; zoom, the read-out under the mouse and PNG are here.
 import { useEffect, useRef, useState } from "preact/hooks";
 import uPlot from "uplot";
+import { bounds } from "./bounds.js";
 import { compact, number } from "./format.js";
 
 const DASHES = [[], [8, 4], [2, 3], [10, 3, 2, 3]];
 const READ_OUT_ROWS = 12;
 const FEW_POINTS = 40;
+const MANY_CURVES = 12;
 
 /** The colour and dash of the n-th curve: eight colours, then the same ones dashed. */
 export const lineStyle = (place) => ({ color: `var(--s${(place % 8) + 1})`, dash: DASHES[Math.floor(place / 8) % DASHES.length] });
@@ -25,11 +27,13 @@ export function LineSample({ place }) {
  * `marks`: [{x, text}]. `legend`: whether the chart has one of its own. onZoom(range) is called with null to see everything again.
  */
 export function Chart({ title, series, marks = [], xLabel, xFormat = compact, yFormat = number, logX, logY, range, onZoom, height = 240, csv, note, legend }) {
+  const figure = useRef(null);
   const box = useRef(null);
   const plot = useRef(null);
   const given = useRef(null);
   const [at, setAt] = useState(null);
   const [theme, setTheme] = useState(0);
+  const isSeen = useIsSeen(figure);
   given.current = { series, marks, xFormat, yFormat, onZoom, setAt, bounds: given.current?.bounds };
 
   useEffect(() => {
@@ -45,20 +49,20 @@ export function Chart({ title, series, marks = [], xLabel, xFormat = compact, yF
 
   const shape = JSON.stringify([series.map((s) => [s.key, s.place, s.faint, s.dashed]), logX, logY, height, theme]);
   useEffect(() => {
-    if (!series.length) return undefined;
+    if (!series.length || !isSeen) return undefined;
     const frame = box.current;
     const size = () => ({ width: Math.max(160, frame.clientWidth), height });
     given.current.bounds = bounds(series, { logX, logY, range });
     const made = new uPlot({ ...options(given, { logX, logY }), ...size() }, facets(series, { logX, logY }), frame);
     plot.current = made;
-    const observer = new ResizeObserver(() => made.setSize(size()));
+    const observer = new ResizeObserver(() => size().width !== made.width && made.setSize(size()));
     observer.observe(frame);
     return () => {
       observer.disconnect();
       made.destroy();
       plot.current = null;
     };
-  }, [shape]);
+  }, [shape, isSeen]);
 
   useEffect(() => {
     if (!plot.current) return;
@@ -73,7 +77,7 @@ export function Chart({ title, series, marks = [], xLabel, xFormat = compact, yF
   const shown = series.filter((s) => !s.faint);
   const told = shown.slice(0, 8).map((s) => `${s.label}: ${s.y.length ? yFormat(s.y[s.y.length - 1]) : "nothing"}`);
   return (
-    <figure class="chart card" data-points={shown.reduce((sum, s) => sum + s.x.length, 0)}>
+    <figure ref={figure} class="chart card" data-points={shown.reduce((sum, s) => sum + s.x.length, 0)}>
       <figcaption>
         <h3>{title}</h3>
         <span class="tools">
@@ -85,13 +89,24 @@ export function Chart({ title, series, marks = [], xLabel, xFormat = compact, yF
       {note && <p class="muted note">{note}</p>}
       {legend && shown.length > 1 && <ul class="legend" aria-label={`Curves of ${title}`}>{shown.map((s) => <li key={s.key}><LineSample place={s.place} /> {s.label}</li>)}</ul>}
       {series.length ? (
-        <div ref={box} class="plot" role="img" aria-label={`${title} over ${xLabel}. ${shown.length} curves; last values: ${told.join(", ")}`} />
+        <div ref={box} class="plot" style={{ minHeight: `${height}px` }} role="img" aria-label={`${title} over ${xLabel}. ${shown.length} curves; last values: ${told.join(", ")}`} />
       ) : (
         <p class="muted">Nothing logged yet.</p>
       )}
       <ReadOut at={at} series={shown} xLabel={xLabel} xFormat={xFormat} yFormat={yFormat} />
     </figure>
   );
+}
+
+/** Whether an element is near the part of the page that is seen: charts far away are not drawn at each change. */
+function useIsSeen(element) {
+  const [isSeen, setSeen] = useState(false);
+  useEffect(() => {
+    const observer = new IntersectionObserver((entries) => setSeen(entries[entries.length - 1].isIntersecting), { rootMargin: "120px" });
+    observer.observe(element.current);
+    return () => observer.disconnect();
+  }, []);
+  return isSeen;
 }
 
 function ReadOut({ at, series, xLabel, xFormat, yFormat }) {
@@ -141,7 +156,7 @@ function options(given, { logX, logY }) {
         const stroke = colour(color.slice(4, -1));
         return {
           stroke: s.faint ? `${stroke}44` : stroke,
-          width: s.faint ? 1 : 1.6,
+          width: s.faint || given.current.series.length > MANY_CURVES ? 1 : 1.6,
           dash: s.dashed ? [5, 4] : dash,
           facets: [{ scale: "x", auto: false, sorted: 1 }, { scale: "y", auto: false }],
           paths: uPlot.paths.linear(),
@@ -211,33 +226,6 @@ function drawPoints(u, series, colour) {
 function facets(series, { logX, logY }) {
   const positive = (values) => values.map((value) => (value > 0 ? value : null));
   return [null, ...series.map(({ x, y }) => [logX ? positive(x) : x, logY ? positive(y) : y])];
-}
-
-function bounds(series, { logX, logY, range }) {
-  let [x0, x1, y0, y1] = [Infinity, -Infinity, Infinity, -Infinity];
-  for (const { x, y } of series) {
-    for (let i = 0; i < x.length; i++) {
-      if ((logX && !(x[i] > 0)) || (logY && !(y[i] > 0)) || y[i] === null) continue;
-      if (range && (x[i] < range[0] || x[i] > range[1])) continue;
-      if (x[i] < x0) x0 = x[i];
-      if (x[i] > x1) x1 = x[i];
-      if (y[i] < y0) y0 = y[i];
-      if (y[i] > y1) y1 = y[i];
-    }
-  }
-  if (range) [x0, x1] = logX && !(range[0] > 0) ? [Math.min(x0, range[1] / 10), range[1]] : range;
-  if (!(x1 > -Infinity)) return { x: logX ? [1, 10] : [0, 1], y: logY ? [1, 10] : [0, 1] };
-  if (!(y1 > -Infinity)) [y0, y1] = logY ? [1, 10] : [0, 1];
-  return { x: roomier(x0, x1, logX, 0), y: roomier(y0, y1, logY, 0.05) };
-}
-
-function roomier(low, high, isLog, share) {
-  if (low === high) return isLog ? [low / 2, high * 2] : [low - (Math.abs(low) || 1) * 0.05, high + (Math.abs(high) || 1) * 0.05];
-  if (isLog) {
-    const factor = (high / low) ** share;
-    return [low / factor, high * factor];
-  }
-  return [low - share * (high - low), high + share * (high - low)];
 }
 
 function nearest({ x, y }, at) {

@@ -14,6 +14,7 @@ const NOTES = {
   mfu: "Of a GPU's data sheet; on a CPU of the best matrix product measured at the start, which other work can slow down: then above 100 %",
 };
 const SMOOTHABLE = 12;
+const MAX_FAINT = 10;
 const MAX_POINTS = 4000;
 const MAX_METRICS = 24;
 const POINTS_IN_ALL = 48_000;
@@ -71,19 +72,30 @@ export function Curves({ sources, watch, points }) {
 }
 
 function GroupChart({ group, sources, state, look }) {
-  const series = useMemo(() => makeSeries(group, sources, state.data, look.smoothing), [group, sources, state.data, look.smoothing]);
-  const marks = sources.flatMap(({ key, label }) => (state.marks[key] ?? []).map((mark) => ({ ...mark, text: `${label}: ${mark.text}` })));
+  // Drawn again only when something of this chart is another: fifty runs in seven charts are a million pieces of line.
+  const parts = useSame(sources.flatMap(({ key, label }) => [label, ...group.metrics.map((metric) => state.data[key]?.[metric])]));
+  const series = useMemo(() => makeSeries(group, sources, state.data, look.smoothing), [parts, look.smoothing]);
+  const noted = useSame(sources.flatMap(({ key }) => state.marks[key] ?? []).map((mark) => JSON.stringify(mark)));
+  const marks = useMemo(() => sources.flatMap(({ key, label }) => (state.marks[key] ?? []).map((mark) => ({ ...mark, text: `${label}: ${mark.text}` }))), [noted]);
+  const range = useMemo(() => look.range, [look.range?.[0], look.range?.[1]]);
   const csv = `/api/runs/curves.csv?${new URLSearchParams([...sources.map(({ key }) => ["of", key]), ...group.metrics.map((name) => ["metric", name])])}`;
   const yFormat = group.id === "memory" ? bytes : group.id === "mfu" ? (y) => percent(y, 0) : group.id === "speed" ? compact : number;
   const isLogY = look.logY && !["mfu", "memory"].includes(group.id);
   return (
     <Chart
       title={group.title} series={series} marks={marks} xLabel={AXES[look.x]} xFormat={X_FORMATS[look.x]} yFormat={yFormat} logX={look.logX} logY={isLogY}
-      range={look.range} onZoom={zoom} csv={csv} height={group.isMore || series.length < 1 ? 180 : 240}
+      range={range} onZoom={zoom} csv={csv} height={group.isMore || series.length < 1 ? 180 : 240}
       note={NOTES[group.id] ?? (sources.length > 1 && group.metrics.length > 1 ? `Solid: ${shortName(group.metrics[0])}; dashed: ${group.metrics.slice(1).map(shortName).join(", ")}` : null)}
       legend={sources.length === 1}
     />
   );
+}
+
+/** The list from before as long as its entries are the same. */
+function useSame(list) {
+  const before = useRef(list);
+  if (before.current.length !== list.length || before.current.some((entry, i) => entry !== list[i])) before.current = list;
+  return before.current;
 }
 
 function Tools({ look }) {
@@ -154,10 +166,9 @@ async function load({ keys, look, isMore, signal, setState, watch }) {
   for (const group of groupMetrics(names).filter((one) => isMore || !one.isMore)) {
     const missing = group.metrics.filter((name) => !asked.has(name)).slice(0, MAX_METRICS);
     missing.forEach((name) => asked.add(name));
-    for (const of of missing.length ? chunks(keys) : []) {
-      const more = await ask(of, missing);
-      setState((old) => ({ ...old, data: merge(old.data, more.sources) }));
-    }
+    const more = {};
+    for (const of of missing.length ? chunks(keys) : []) Object.assign(more, (await ask(of, missing)).sources);
+    setState((old) => ({ ...old, data: merge(old.data, more) }));
   }
   watch({ of: keys, metric: [...asked].slice(0, MAX_METRICS), x: look.x, cursors: JSON.stringify(cursors) });
 }
@@ -205,7 +216,7 @@ function makeSeries(group, sources, data, smoothing) {
       const name = [many && label, (group.metrics.length > 1 || !many) && shortName(metric)].filter(Boolean).join(" · ");
       const style = { label: name, place: many ? s : m, dashed: many && m > 0 };
       const isSmoothed = smoothing > 0 && curve.x.length > SMOOTHABLE;
-      if (isSmoothed) faint.push({ ...style, key: `${key} ${metric} raw`, x: curve.x, y: curve.y, faint: true });
+      if (isSmoothed && sources.length <= MAX_FAINT) faint.push({ ...style, key: `${key} ${metric} raw`, x: curve.x, y: curve.y, faint: true });
       const base = isSmoothed ? curve.means ?? curve : curve;
       main.push({ ...style, key: `${key} ${metric}`, x: base.x, y: isSmoothed ? smooth(base.y, smoothing) : base.y });
     });

@@ -5,6 +5,7 @@ import { bytes, seconds } from "../../ui/format.js";
 import { useJson } from "../../ui/load.js";
 import { CopyButton, Problem, Spinner, Tabs } from "../../ui/parts.jsx";
 import { Curves } from "./Curves.jsx";
+import { Findings } from "./Findings.jsx";
 import { Graph } from "./Graph.jsx";
 import { Samples, Scores } from "./Results.jsx";
 import { useLive } from "./live.js";
@@ -39,6 +40,7 @@ export function Run({ id }) {
         <Actions run={run} onChange={reload} />
         {connection === "lost" && <small class="warn-text" role="status">Connection lost; trying again</small>}
       </header>
+      <Findings run={run} />
       <Tabs label="Parts of the run" tabs={tabs} active={tab} onChange={(next) => setQuery({ tab: next === "stages" ? null : next })} />
     </>
   );

@@ -15,6 +15,7 @@ from bloomery.web.runs.compare import differing_fields
 from bloomery.web.runs.control import Resumer, stop
 from bloomery.web.runs.curves import Axis
 from bloomery.web.runs.export import csv_lines
+from bloomery.web.runs.findings import Doctor
 from bloomery.web.runs.live import Shown, decode_cursors, watch
 from bloomery.web.runs.results import read_samples, read_scores
 from bloomery.web.runs.view import MAX_BUCKETS, MAX_METRICS, buckets_for, curve_reply, detail, find_sources, read_columns, summary
@@ -37,6 +38,7 @@ def routes(context: WebContext) -> list[Route]:
         Route("/api/runs/curves.csv", page.csv, methods=["GET"]),
         Route("/api/runs/compare", page.compare, methods=["GET"]),
         Route("/api/runs/{run}", page.show, methods=["GET"]),
+        Route("/api/runs/{run}/findings", page.findings, methods=["GET"]),
         Route("/api/runs/{run}/results", page.results, methods=["GET"]),
         Route("/api/runs/{run}/resume", page.resume, methods=["POST"]),
         Route("/api/runs/{run}/stop", page.stop, methods=["POST"]),
@@ -48,6 +50,7 @@ class _Runs:
         self.context = context
         self.reader = MetricsReader()
         self.resumer = Resumer(context.store)
+        self.doctor = Doctor()
 
     async def show_list(self, request: Request) -> Response:
         """GET /api/runs"""
@@ -117,6 +120,11 @@ class _Runs:
         entries = [await in_thread(self.context.directory.run, run_id) for run_id in ids]
         rows = await in_thread(differing_fields, [entry.spec["recipe"] for entry in entries])
         return reply({"runs": [{"id": entry.id, "name": entry.name} for entry in entries], "fields": rows})
+
+    async def findings(self, request: Request) -> Response:
+        """GET /api/runs/RUN/findings: what the doctor says of its trainings"""
+        entry = await in_thread(self.context.directory.run, request.path_params["run"])
+        return reply({"findings": await in_thread(self.doctor.findings, entry)})
 
     async def results(self, request: Request) -> Response:
         """GET /api/runs/RUN/results: samples of its trainings and tables of its evaluations"""

@@ -1,6 +1,6 @@
 """Looks into curation: samples, histograms, thresholds, clusters and what-if, from the tables that stages leave."""
 
-import polars as pl
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -35,21 +35,6 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_what_if_says_what_a_filter_run_again_would_say(folder):
-    frame = explore.read_signals(folder)
-    same = explore.what_if(frame, RULES, languages=[])
-    assert (same.documents, same.kept_before, same.kept_after) == (40, 24, 24)
-    assert same.dropped_before == same.dropped_after == {"short": 10, "loud": 6}
-    moved = [RULES[0].model_copy(update={"threshold": 4}), RULES[1]]
-    changed = explore.what_if(frame, moved, languages=[])
-    again = apply_rules(frame.drop("rule", "broken").with_columns(text=pl.lit("")).to_arrow(), moved, languages=[])
-    assert changed.kept_after == sum(again.keep.to_pylist()) == 29
-    assert changed.dropped_after == {"loud": 7, "short": 4}
-    assert changed.gained == ["d04", "d06", "d07", "d08", "d09"] and changed.lost == []
-    stricter = explore.what_if(frame, [RULES[0].model_copy(update={"threshold": 12})], languages=[])
-    assert stricter.lost == ["d11"] and "d15" in stricter.gained
-
-
 def test_every_rule_is_explained_for_one_document_with_its_value_and_threshold(folder):
     row = explore.read_signals(folder).row(5, named=True)
     assert explore.explain_rules(row, RULES, languages=[]) == [
@@ -58,21 +43,22 @@ def test_every_rule_is_explained_for_one_document_with_its_value_and_threshold(f
     ]
 
 
-def test_documents_nearest_to_a_threshold_come_from_both_sides_in_order(folder):
-    near = explore.find_near_threshold(explore.read_signals(folder), "words", 10, num_documents=4)
-    assert near["id"].to_list() == ["d08", "d09", "d10", "d11"]
-    assert near["rule"].to_list() == ["short", "short", "loud", None]
-    with pytest.raises(ConfigError, match='no signal is named "wrds"; did you mean "words"'):
-        explore.find_near_threshold(explore.read_signals(folder), "wrds", 10, num_documents=4)
-
-
 def test_a_histogram_counts_every_document_once(folder):
-    histogram = explore.make_histogram(explore.read_signals(folder), "words", num_bins=4)
+    histogram = explore.make_histogram(folder, "words", num_bins=4)
     assert sum(histogram.kept) == 24 and sum(histogram.dropped) == 16
     assert [k + d for k, d in zip(histogram.kept, histogram.dropped, strict=True)] == [10, 10, 10, 10]
     assert histogram.quantiles["50%"] == 19.5
     lines = explore.histogram_lines(histogram, threshold=10)
     assert len(lines) == 4 and lines[1].endswith("<- threshold") and lines[0].count(".") > lines[1].count(".")
+    with pytest.raises(ConfigError, match='no signal is named "wrds"; did you mean "words"'):
+        explore.make_histogram(folder, "wrds")
+
+
+def test_on_a_logarithmic_scale_bins_grow_by_a_factor_and_what_is_not_above_zero_is_in_the_first():
+    values = np.array([0.0, 1.0, 3.0, 10.0, 30.0, 100.0, np.nan])
+    histogram = explore.bin_values("words", values, np.zeros(7, bool), num_bins=2, is_log=True)
+    assert histogram.is_log and histogram.edges[0] == 1 and histogram.edges[1] == pytest.approx(histogram.edges[2] ** 0.5)
+    assert histogram.kept == [3, 3] and histogram.dropped == [0, 0]
 
 
 def test_samples_are_drawn_by_rule_and_are_the_same_every_time(folder):

@@ -11,7 +11,8 @@ from bloomery.cli import models
 from bloomery.cli.display import Debug, Json, format_bytes, print_json, print_table, print_text, session
 
 if TYPE_CHECKING:
-    from bloomery.curate.explore import Piece, WhatIf
+    from bloomery.curate.explore import Piece
+    from bloomery.pipeline.inspect import WhatIf
 
 DEFAULT_STORE = Path("runs")
 
@@ -141,9 +142,9 @@ def show_near(rows: Sequence[Mapping[str, Any]], *, as_json: bool) -> None:
 
 def show_histogram(path: Path, signal: str, *, as_json: bool) -> None:
     """The distribution of one signal."""
-    from bloomery.curate.explore import histogram_lines, make_histogram, read_signals
+    from bloomery.curate.explore import histogram_lines, make_histogram
 
-    histogram = make_histogram(read_signals(path), signal)
+    histogram = make_histogram(path, signal)
     if as_json:
         print_json(histogram._asdict())
         return

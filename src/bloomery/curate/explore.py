@@ -8,7 +8,6 @@ pages draw it. All of them work on the folder of one finished artifact.
 import difflib
 import hashlib
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple  # Any: rows of Parquet
@@ -23,10 +22,14 @@ from bloomery.core.config import suggest
 from bloomery.core.documents import read_document_batches
 from bloomery.core.errors import ConfigError, DataError
 from bloomery.core.files import SIDE_FOLDERS
-from bloomery.curate.ledger import read_ledger
+from bloomery.curate import ledger
+from bloomery.curate.judged import SIGNALS
+from bloomery.curate.parquet_rows import Place, count_rows, find_ids, named_first, read_column, read_places
 from bloomery.curate.rules import Rule, find_broken
 
-SIGNALS, CLUSTERS = "signals", "clusters"
+CLUSTERS = "clusters"
+
+Array = np.ndarray[Any, Any]
 
 
 class Histogram(NamedTuple):
@@ -37,19 +40,8 @@ class Histogram(NamedTuple):
     kept: list[int]
     dropped: list[int]
     quantiles: dict[str, float]
-
-
-class WhatIf(NamedTuple):
-    """The funnel of a filter as it was and as it would be with other thresholds: drops by the first rule broken."""
-
-    documents: int
-    kept_before: int
-    kept_after: int
-    dropped_before: dict[str, int]
-    dropped_after: dict[str, int]
-    gained: list[str]
-    """Ids of documents that would stay now, the first 1,000."""
-    lost: list[str]
+    is_log: bool = False
+    """Whether the edges are a constant factor apart instead of a constant distance."""
 
 
 class Piece(NamedTuple):
@@ -59,8 +51,9 @@ class Piece(NamedTuple):
     text: str
 
 
-def read_signals(folder: Path) -> pl.DataFrame:
-    """The signals of every document that a filter saw, kept and dropped alike, with the rule that dropped it (or null).
+def read_signals(folder: Path, *, columns: Sequence[str] | None = None) -> pl.DataFrame:
+    """The signals of every document that a filter saw, kept and dropped alike, with the rule that dropped it (or null);
+    only some `columns` (those that are there) if they are named.
 
     Raises DataError if the artifact has none: only `filter` writes them.
     """
@@ -68,59 +61,46 @@ def read_signals(folder: Path) -> pl.DataFrame:
     if not paths:
         raise DataError(f"{folder}: no {SIGNALS}/ there; look into the artifact of a filter stage")
     try:
-        return pl.concat([pl.read_parquet(path) for path in paths], how="diagonal_relaxed")
-    except (pl.exceptions.PolarsError, OSError) as error:
+        frames = []
+        for path in paths:
+            names = None if columns is None else [name for name in pq.read_schema(path).names if name in columns]
+            frames.append(pl.read_parquet(path, columns=names))
+        return pl.concat(frames, how="diagonal_relaxed")
+    except (pl.exceptions.PolarsError, pa.ArrowException, OSError) as error:
         raise DataError(f"{folder / SIGNALS}: not readable: {error}") from error
 
 
-def list_signals(frame: pl.DataFrame) -> list[str]:
-    """Names of the signals in `read_signals`, without their prefix."""
-    return [name.removeprefix("signal_") for name in frame.columns if name.startswith("signal_")]
+def make_histogram(folder: Path, signal: str, *, num_bins: int = 24) -> Histogram:
+    """The distribution of one signal over all documents that a filter saw; see `bin_values`.
 
-
-def make_histogram(frame: pl.DataFrame, signal: str, *, num_bins: int = 24) -> Histogram:
-    """The distribution of one signal over all documents of `read_signals`; long tails (beyond the 99.5th percentile) end
-    up in the last bin.
-
-    Raises ConfigError for a signal that was not measured.
+    Raises ConfigError for a signal that was not measured, DataError if no filter made the artifact.
     """
     column = f"signal_{signal}"
+    frame = read_signals(folder, columns=[column, "rule"])
     if column not in frame.columns:
-        raise ConfigError(f'no signal is named "{signal}"; {suggest(signal, list_signals(frame))}')
-    measured = frame.filter(pl.col(column).is_not_null() & pl.col(column).is_finite())
-    values, dropped = measured[column].to_numpy(), measured["rule"].is_not_null().to_numpy()
+        known = [name.removeprefix("signal_") for name in read_signals(folder).columns if name.startswith("signal_")]
+        raise ConfigError(f'no signal is named "{signal}"; {suggest(signal, known)}')
+    return bin_values(signal, frame[column].cast(pl.Float64).to_numpy(), frame["rule"].is_not_null().to_numpy(), num_bins=num_bins)
+
+
+def bin_values(signal: str, values: Array, dropped: Array, *, num_bins: int, is_log: bool = False) -> Histogram:
+    """Documents by value, those dropped apart; long tails (beyond the 99.5th percentile) end up in the last bin, and on a
+    logarithmic scale whatever is not above zero in the first. Values that are not numbers are left out."""
+    measured = np.isfinite(values)
+    values, dropped = values[measured].astype(np.float64), dropped[measured]
     if not len(values):
         return Histogram(signal, [0.0, 1.0], [0], [0], {})
     low, high = float(values.min()), float(np.quantile(values, 0.995))
-    edges = np.linspace(low, high if high > low else low + 1, num_bins + 1)
+    is_log = is_log and high > 0
+    if is_log:
+        low = float(values[values > 0].min())
+        edges = np.geomspace(low, high if high > low else low * 2, num_bins + 1)
+    else:
+        edges = np.linspace(low, high if high > low else low + 1, num_bins + 1)
     clipped = np.clip(values, edges[0], edges[-1])
     counts = [np.histogram(clipped[mask], edges)[0].tolist() for mask in (~dropped, dropped)]
     quantiles = {f"{q:.0%}": float(np.quantile(values, q)) for q in (0, 0.01, 0.1, 0.25, 0.5, 0.75, 0.9, 0.99, 1)}
-    return Histogram(signal, edges.tolist(), counts[0], counts[1], quantiles)
-
-
-def what_if(
-    frame: pl.DataFrame,
-    rules: Sequence[Rule],
-    *,
-    languages: Sequence[str],
-    language_thresholds: Mapping[str, Mapping[str, float]] | None = None,
-) -> WhatIf:
-    """What `rules` would drop of the documents of `read_signals`, without measuring or reading a text again."""
-    verdicts = find_broken(frame.to_arrow(), rules, languages=languages, language_thresholds=language_thresholds)
-    after = [names[0] if names else None for names in verdicts]
-    before, ids = frame["rule"].to_list(), frame["id"].to_list()
-    gained = [id for id, old, new in zip(ids, before, after, strict=True) if old is not None and new is None]
-    lost = [id for id, old, new in zip(ids, before, after, strict=True) if old is None and new is not None]
-    return WhatIf(
-        documents=len(ids),
-        kept_before=before.count(None),
-        kept_after=after.count(None),
-        dropped_before=_count(before),
-        dropped_after=_count(after),
-        gained=gained[:1000],
-        lost=lost[:1000],
-    )
+    return Histogram(signal, edges.tolist(), counts[0], counts[1], quantiles, is_log)
 
 
 def explain_rules(
@@ -147,48 +127,50 @@ def explain_rules(
     ]
 
 
-def find_near_threshold(frame: pl.DataFrame, signal: str, threshold: float, *, num_documents: int) -> pl.DataFrame:
-    """The documents nearest to a threshold, half of them below and half at or above it, in order of their values."""
-    column = f"signal_{signal}" if f"signal_{signal}" in frame.columns else signal
-    if column not in frame.columns:
-        raise ConfigError(f'no signal is named "{signal}"; {suggest(signal, list_signals(frame))}')
-    near = frame.filter(pl.col(column).is_not_null()).with_columns(value=pl.col(column).cast(pl.Float64)).sort("value", "id")
-    below, above = near.filter(pl.col("value") < threshold), near.filter(pl.col("value") >= threshold)
-    half = (num_documents + 1) // 2
-    return pl.concat([below.tail(half), above.head(half)]).select("id", "url", "value", "rule")
-
-
 def sample_dropped(folder: Path, *, rule: str | None, num_documents: int, seed: int = 0) -> list[dict[str, Any]]:
     """Ledger rows drawn at random, the same for the same seed: of one rule, or of all. Raises ConfigError for a rule that
     dropped nothing."""
-    table = read_ledger(folder)
-    if rule is not None:
-        rules = pc.unique(table.column("rule")).to_pylist()
-        if rule not in rules:
-            raise ConfigError(f'no document was dropped by "{rule}"; {suggest(rule, rules)}')
-        table = table.filter(pc.equal(table.column("rule"), rule))
-    rows: list[dict[str, Any]] = table.take(_draw(table.column("id").to_pylist(), num_documents, seed)).to_pylist()
-    return rows
+    paths, rows, rules = ledger_files(folder), [], set[str]()
+    for path in paths:
+        column = read_column(path, "rule")
+        rules |= set(pc.unique(column).to_pylist())
+        rows.append(np.arange(len(column)) if rule is None else np.flatnonzero(pc.equal(column, rule).to_numpy()))
+    if rule is not None and rule not in rules:
+        raise ConfigError(f'no document was dropped by "{rule}"; {suggest(rule, rules)}')
+    return read_places(_draw_places(paths, rows, num_documents, seed=seed, purpose="dropped"))
 
 
-def sample_kept(folder: Path, *, num_documents: int, seed: int = 0) -> list[dict[str, Any]]:
-    """Documents of an artifact drawn at random, the same for the same seed."""
-    ids: list[str] = []
-    places: list[tuple[Path, int]] = []
-    for path in _document_files(folder):
-        found = _read(path, columns=["id"]).column("id").to_pylist()
-        ids += found
-        places += [(path, row) for row in range(len(found))]
-    rows = []
-    for at in _draw(ids, num_documents, seed).to_pylist():
-        path, row = places[at]
-        rows += _read(path).slice(row, 1).to_pylist()
-    return rows
+def ledger_files(folder: Path) -> list[Path]:
+    """The shards of an artifact's ledger; none where the stage dropped nothing."""
+    return sorted((folder / ledger.FOLDER).glob("*.parquet"))
+
+
+def sample_kept(folder: Path, *, num_documents: int, seed: int = 0, columns: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """Documents of an artifact drawn at random, the same for the same seed; only some `columns` if they are named."""
+    paths = document_files(folder)
+    rows = [np.arange(count_rows(path)) for path in paths]
+    return read_places(_draw_places(paths, rows, num_documents, seed=seed, purpose="kept"), columns=columns)
+
+
+def _draw_places(paths: Sequence[Path], rows: Sequence[Array], count: int, *, seed: int, purpose: str) -> list[Place]:
+    # Any row of any file is as likely as any other.
+    starts = np.cumsum([0, *map(len, rows)])
+    drawn = draw_rows(int(starts[-1]), count, seed=seed, purpose=purpose)
+    files = (np.searchsorted(starts, drawn, side="right") - 1).tolist()
+    return [Place(paths[f], int(rows[f][n - starts[f]])) for f, n in zip(files, drawn, strict=True)]
+
+
+def draw_rows(num_rows: int, count: int, *, seed: int, purpose: str) -> list[int]:
+    """`count` different numbers below `num_rows`, or all of them, in random order; the same for the same seed and purpose."""
+    key = hashlib.blake2b(f"{purpose}\x00{seed}".encode("utf-8", "replace"), digest_size=8).digest()
+    rng = np.random.default_rng(int.from_bytes(key, "big"))
+    drawn: list[int] = rng.choice(num_rows, min(count, num_rows), replace=False).tolist() if num_rows else []
+    return drawn
 
 
 def read_texts(folder: Path) -> Iterator[pa.ChunkedArray]:
     """The texts of an artifact's documents, a batch at a time."""
-    for path in _document_files(folder):
+    for path in document_files(folder):
         for table in read_document_batches(path):
             yield table.column("text")
 
@@ -210,17 +192,16 @@ def largest_clusters(folder: Path, *, num_clusters: int) -> list[dict[str, Any]]
     return clusters
 
 
-def find_documents(folders: Sequence[Path], ids: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """The rows of documents by id, from the first of `folders` (artifacts, or folders of Parquet files) that has each."""
-    found: dict[str, dict[str, Any]] = {}
+def find_documents(
+    folders: Sequence[Path], ids: Sequence[str], *, columns: Sequence[str] | None = None, shards: Sequence[str] = ()
+) -> dict[str, dict[str, Any]]:
+    """The rows of documents by id, from the first of `folders` (artifacts, or folders of Parquet files) that has each.
+    Files with the names `shards` are looked into first."""
+    places: dict[str, Place] = {}
     for folder in folders:
-        for path in _document_files(folder):
-            wanted = [id for id in ids if id not in found]
-            if not wanted:
-                return found
-            table = pq.read_table(path, filters=[("id", "in", wanted)])
-            found |= {row["id"]: row for row in table.to_pylist()}
-    return found
+        places |= find_ids(named_first(document_files(folder), shards), [id for id in ids if id not in places])
+    rows = read_places(list(places.values()), columns=columns)
+    return dict(zip(places, rows, strict=True))
 
 
 def compare_texts(first: str, second: str, *, max_words: int = 4000) -> list[Piece]:
@@ -247,7 +228,7 @@ def compare_texts(first: str, second: str, *, max_words: int = 4000) -> list[Pie
 def count_by(folder: Path, column: Literal["language", "source", "domain"], *, top: int = 20) -> list[dict[str, Any]]:
     """Documents and bytes of text of an artifact by language, source or domain, the largest first."""
     parts = []
-    for path in _document_files(folder):
+    for path in document_files(folder):
         table = _read(path, columns=["text", "url", "language", "source"])
         frame = pl.DataFrame({"bytes": pl.Series(values=pc.binary_length(table.column("text"))).cast(pl.Int64)})
         name = "url" if column == "domain" else column
@@ -275,17 +256,8 @@ def histogram_lines(histogram: Histogram, *, width: int = 60, threshold: float |
     return lines
 
 
-def _count(names: Sequence[str | None]) -> dict[str, int]:
-    counts = Counter(name for name in names if name is not None)
-    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
-
-
-def _draw(ids: Sequence[str], count: int, seed: int) -> pa.Array:
-    keys = [hashlib.blake2b(f"sample\x00{seed}\x00{id}".encode("utf-8", "replace"), digest_size=8).digest() for id in ids]
-    return pa.array(sorted(range(len(ids)), key=keys.__getitem__)[:count], pa.int64())
-
-
-def _document_files(folder: Path) -> list[Path]:
+def document_files(folder: Path) -> list[Path]:
+    """The files of documents in an artifact's folder, without what stages leave beside them."""
     inside = [path for path in folder.rglob("*.parquet") if not set(path.relative_to(folder).parts) & set(SIDE_FOLDERS)]
     return sorted(path for path in inside if "text" in pq.read_schema(path).names)
 

@@ -1,11 +1,13 @@
 """A look into artifacts: what they are, their first rows, what was dropped and why; and the story of one document."""
 
+import functools
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Any  # Any: rows of Parquet and JSON
+from typing import Any, NamedTuple  # Any: rows of Parquet and JSON
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -13,11 +15,28 @@ from bloomery.core.artifact import read_artifact
 from bloomery.core.config import check_config, suggest
 from bloomery.core.errors import ConfigError, DataError
 from bloomery.core.files import SIDE_FOLDERS, open_text, read_json, read_jsonl
-from bloomery.curate.explore import WhatIf, explain_rules, find_near_threshold, read_signals, what_if
+from bloomery.curate.explore import explain_rules
+from bloomery.curate.judged import count_first, judge_again, nearest, read_judged, read_values, thresholds_of
+from bloomery.curate.parquet_rows import read_places
+from bloomery.curate.rules import Rule
 from bloomery.pipeline.locate import finished_nodes
-from bloomery.stages.filter import FilterConfig
+from bloomery.stages.filter import FilterConfig as FilterConfig  # the web pages name it, and may not import stages
 
+MAX_IDS = 1000
 JSON_FILES = ("scores.json", "manifest.json", "training.json", "config.json", "scorer.json", "report.json")
+
+
+class WhatIf(NamedTuple):
+    """The funnel of a filter as it was and as it would be with other thresholds: drops by the first rule broken."""
+
+    documents: int
+    kept_before: int
+    kept_after: int
+    dropped_before: dict[str, int]
+    dropped_after: dict[str, int]
+    gained: list[str]
+    """Ids of documents that would stay now, the first 1,000."""
+    lost: list[str]
 
 
 def describe_artifact(path: Path, *, num_rows: int = 3) -> dict[str, Any]:
@@ -95,27 +114,56 @@ def try_thresholds(path: Path, thresholds: Mapping[str, float]) -> WhatIf:
 
     Raises ConfigError if it is not a filter's, or a threshold has no rule.
     """
-    config = filter_config(read_artifact(path).record, thresholds=thresholds)
+    record = read_artifact(path).record
+    config = filter_config(record, thresholds=thresholds)
     if config is None:
         raise ConfigError(f"{path}: what-if needs the artifact of a filter stage")
-    limits = config.thresholds_by_language
-    return what_if(read_signals(path), config.chosen_rules, languages=config.languages, language_thresholds=limits)
+    judged = read_judged(path, config.chosen_rules)
+    moved = [rule for rule in config.chosen_rules if rule.name in thresholds]
+    values_of = functools.partial(read_values, judged, languages=config.languages)
+    before, after = judge_again(judged, moved, limits=config.thresholds_by_language, values_of=values_of)
+    kept = len(judged.rules)
+    changed = [np.flatnonzero(mask)[:MAX_IDS] for mask in ((before != kept) & (after == kept), (before == kept) & (after != kept))]
+    gained, lost = ([row["id"] for row in read_places(judged.places(found), columns=["id"])] for found in changed)
+    kept_before, kept_after = (int((first == kept).sum()) for first in (before, after))
+    return WhatIf(judged.num_documents, kept_before, kept_after, count_first(judged, before), count_first(judged, after), gained, lost)
 
 
 def list_near(path: Path, rule_name: str, *, num_documents: int) -> list[dict[str, Any]]:
-    """Documents nearest to the threshold of one rule of a filter's artifact, from both sides of it.
+    """Documents nearest to the threshold of one rule of a filter's artifact, from both sides of it, in order of their values.
 
     Raises ConfigError if it is not a filter's, or has no such rule.
     """
     config = filter_config(read_artifact(path).record)
     if config is None:
         raise ConfigError(f"{path}: thresholds are those of a filter stage")
+    rule = find_rule(config, rule_name)
+    judged = read_judged(path, config.chosen_rules)
+    values = read_values(judged, rule.signal, languages=config.languages)
+    thresholds = thresholds_of(judged, rule, config.thresholds_by_language)[judged.codes]
+    half = (num_documents + 1) // 2
+    found = np.concatenate([nearest(values, thresholds, side, half) for side in (values < thresholds, values >= thresholds)])
+    found = found[np.lexsort((found, values[found]))]
+    rows = read_places(judged.places(found), columns=["id", "url", "rule"])
+    return [
+        {
+            "id": row["id"],
+            "url": row["url"],
+            "value": float(values[n]),
+            "rule": row["rule"],
+            "signal": rule.signal,
+            "threshold": float(thresholds[n]),
+        }
+        for n, row in zip(found.tolist(), rows, strict=True)
+    ]
+
+
+def find_rule(config: FilterConfig, name: str) -> Rule:
+    """The rule of a filter with this name. Raises ConfigError if it has none."""
     by_name = {rule.name: rule for rule in config.chosen_rules}
-    if rule_name not in by_name:
-        raise ConfigError(f'no rule of {path} is named "{rule_name}"; {suggest(rule_name, by_name)}')
-    rule = by_name[rule_name]
-    near = find_near_threshold(read_signals(path), rule.signal, rule.threshold, num_documents=num_documents)
-    return [{**row, "signal": rule.signal, "threshold": rule.threshold} for row in near.to_dicts()]
+    if name not in by_name:
+        raise ConfigError(f'no rule of this filter is named "{name}"; {suggest(name, by_name)}')
+    return by_name[name]
 
 
 def input_folders(path: Path, run: Path | None) -> list[Path]:

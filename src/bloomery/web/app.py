@@ -19,6 +19,7 @@ try:
     from starlette.routing import BaseRoute, Route
 
     from bloomery.web.arena import api as arena
+    from bloomery.web.corpus import api as corpus
     from bloomery.web.guard import Access, Guard, refuse
     from bloomery.web.http import reply
     from bloomery.web.runs import api as runs
@@ -55,6 +56,7 @@ def make_web_app(context: WebContext, access: Access) -> Guard:
         *tokenizer.routes(context),
         *runs.routes(context),
         *arena.routes(context),
+        *corpus.routes(context),
         Route("/health", _health, methods=["GET"]),
     ]
     return Guard(Starlette(routes=routes, exception_handlers=handlers, lifespan=live), access)

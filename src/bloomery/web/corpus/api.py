@@ -1,0 +1,119 @@
+"""The addresses of the corpus page. What reads tables is imported with the first question: a server that shows none stays small."""
+
+import functools
+import importlib
+from collections.abc import Callable
+from typing import Annotated, Any, cast  # Any: JSON, and modules whose import would bring much
+
+from pydantic import Field, StringConstraints
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from bloomery.chat.refusal import Refusal
+from bloomery.web.context import WebContext
+from bloomery.web.corpus.funnel import Shelf, list_runs, make_funnel
+from bloomery.web.corpus.memory import Memory
+from bloomery.web.http import Body, in_thread, query, read_body, reply
+
+MAX_SAMPLES = 50
+MAX_THRESHOLDS = 200
+MAX_SEED = 2**53
+MAX_TEXT = 4096
+"""Characters of an id or URL that is asked for."""
+KINDS = ("random", "near", "rule")
+
+Id = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
+
+
+class WhatIfBody(Body):
+    """Other thresholds for rules of a filter, by their names."""
+
+    artifact: Id
+    thresholds: Annotated[dict[Annotated[str, StringConstraints(max_length=200)], float], Field(max_length=MAX_THRESHOLDS)]
+
+
+def routes(context: WebContext) -> list[Route]:
+    """Everything under /api/corpus, over one memory of what was asked for last."""
+    page = _Corpus(context)
+    return [
+        Route("/api/corpus/runs", page.show_runs, methods=["GET"]),
+        Route("/api/corpus/funnel", page.show_funnel, methods=["GET"]),
+        Route("/api/corpus/samples", page.show_samples, methods=["GET"]),
+        Route("/api/corpus/rules", page.show_rules, methods=["GET"]),
+        Route("/api/corpus/histogram", page.show_histogram, methods=["GET"]),
+        Route("/api/corpus/what-if", page.try_thresholds, methods=["POST"]),
+    ]
+
+
+class _Corpus:
+    def __init__(self, context: WebContext) -> None:
+        self.directory = context.directory
+        self.shelf = Shelf(context.directory, Memory())
+
+    async def show_runs(self, request: Request) -> Response:
+        """GET /api/corpus/runs"""
+        return reply({"runs": await in_thread(list_runs, self.shelf)})
+
+    async def show_funnel(self, request: Request) -> Response:
+        """GET /api/corpus/funnel?run="""
+        run = await in_thread(self.directory.run, _required(request, "run"))
+        return reply(await in_thread(make_funnel, self.shelf, run))
+
+    async def show_samples(self, request: Request) -> Response:
+        """GET /api/corpus/samples?artifact=&kind=random|near|rule&rule=&seed=&count="""
+        kind = query(request, "kind", str, "random")
+        if kind not in KINDS:
+            raise Refusal(400, f"kind: {kind!r:.100} is not one of {', '.join(KINDS)}", code="invalid_query")
+        return await _answer(
+            "samples",
+            "draw_samples",
+            self.shelf,
+            _required(request, "artifact"),
+            kind=kind,
+            rule=query(request, "rule", str, "") or None,
+            seed=_number(request, "seed", 0, most=MAX_SEED),
+            count=_number(request, "count", 5, most=MAX_SAMPLES),
+        )
+
+    async def show_rules(self, request: Request) -> Response:
+        """GET /api/corpus/rules?artifact="""
+        return await _answer("thresholds", "list_rules", self.shelf, _required(request, "artifact"))
+
+    async def show_histogram(self, request: Request) -> Response:
+        """GET /api/corpus/histogram?artifact=&rule="""
+        return await _answer("thresholds", "make_histogram", self.shelf, _required(request, "artifact"), _required(request, "rule"))
+
+    async def try_thresholds(self, request: Request) -> Response:
+        """POST /api/corpus/what-if {artifact, thresholds: {rule: number}}"""
+        body = await read_body(request, WhatIfBody)
+        return await _answer("thresholds", "try_thresholds", self.shelf, body.artifact, body.thresholds)
+
+
+async def _answer(module: str, function: str, *arguments: Any, **named: Any) -> Response:
+    return reply(await in_thread(_call, module, function, *arguments, **named))
+
+
+def _call(module: str, function: str, *arguments: Any, **named: Any) -> Any:
+    return _load(module, function)(*arguments, **named)
+
+
+@functools.cache
+def _load(module: str, function: str) -> Callable[..., Any]:
+    loaded: Any = importlib.import_module(f"bloomery.web.corpus.{module}")
+    return cast(Callable[..., Any], getattr(loaded, function))  # a name from this file, never from a request
+
+
+def _required(request: Request, name: str) -> str:
+    value = query(request, name, str, "")
+    if not 0 < len(value) <= MAX_TEXT:
+        said = "missing" if not value else f"longer than {MAX_TEXT} characters"
+        raise Refusal(400, f"{name}: {said}", code="invalid_query", param=name)
+    return value
+
+
+def _number(request: Request, name: str, default: int, *, most: int) -> int:
+    value = query(request, name, int, default)
+    if not 0 <= value <= most:
+        raise Refusal(400, f"{name}: {value} is not between 0 and {most}", code="invalid_query", param=name)
+    return value

@@ -108,6 +108,26 @@ def test_a_model_in_use_never_leaves_and_the_next_one_is_told_to_come_back(make_
     run(visit())
 
 
+def test_a_model_whose_weights_are_broken_is_refused_by_name_and_the_others_answer(make_host, smoke_store, tmp_path):
+    store = tmp_path / "runs"
+    shutil.copytree(smoke_store, store, symlinks=True)
+    weights = next(store.glob("artifacts/pretrain-*/model.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:100_000])
+    host = make_host(store)
+
+    async def visit():
+        base, sft, *_ = ids_of(host).values()
+        with pytest.raises(Refusal, match="smoke/base could not be loaded") as told:
+            async with host.use(base):
+                pass
+        assert (told.value.status, host.state(base)) == (422, "")
+        async with host.use(sft):
+            pass
+        await host.close()
+
+    run(visit())
+
+
 def test_a_model_that_can_never_fit_is_refused_with_its_size(make_host):
     host = make_host(max_bytes=1000 * BYTES_PER_PARAMETER)
 

@@ -9,9 +9,13 @@ import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from bloomery.core.errors import DataError
+from bloomery.core.files import write_json
 from bloomery.tokens.train import train_bpe, write_tokenizer
 from bloomery.tokens.usage import REPORT
+from bloomery.web.directory import ArtifactEntry
+from bloomery.web.tokenizer.api import encode, explain
 from bloomery.web.tokenizer.merges import MergeTable
+from bloomery.web.tokenizer.shelf import LoadedTokenizer
 
 TEXTS = [
     "The quick brown fox jumps over the lazy dog. The dog did not mind; it was the quickest fox of 1,234 foxes!",
@@ -136,6 +140,22 @@ def test_the_steps_of_a_token_build_it_and_nothing_else(file):
 def test_a_tokenizer_whose_merges_cannot_be_followed_says_why():
     with pytest.raises(DataError, match="end_of_word_suffix = '</w>'"):
         MergeTable({"model": {"type": "BPE", "vocab": {}, "merges": [], "end_of_word_suffix": "</w>"}})
+
+
+@pytest.mark.parametrize("make", [gpt2_like, llama_like])
+def test_a_tokenizer_of_others_is_shown_and_explained(make, tmp_path):
+    file = make(tmp_path)
+    write_json(tmp_path / "tokenizer_config.json", {"eos_token": "e"})
+    entry = ArtifactEntry(id="0" * 16, name="theirs", stage="export", kind="checkpoint", fingerprint="0" * 64, path=tmp_path)
+    loaded, library = LoadedTokenizer(entry), library_of(file)
+    for text in [text for text in fuzz_texts()[:60] if text]:
+        told = encode(loaded, text, specials=False)
+        assert told["ids"] == library.encode(text, add_special_tokens=False).ids
+        assert all(i in told["tokens"] for i in told["ids"])
+        for place in range(0, len(told["ids"]), 7):
+            why = explain(loaded, text, place)
+            assert why["piece"][why["place"]]["id"] == told["ids"][place]
+    assert encode(loaded, "e\u0301", specials=False)["is_exact"] is False  # both change a text before they cut it
 
 
 @pytest.fixture(scope="module")

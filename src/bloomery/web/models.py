@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple  # Any: messages in O
 from bloomery.chat.refusal import Refusal
 from bloomery.chat.voice import Voice, load_voice
 from bloomery.core.artifact import RECORD
-from bloomery.core.errors import DataError
+from bloomery.core.errors import BloomeryError, DataError
 from bloomery.core.files import read_json
 from bloomery.tokens.tokenizer import load_tokenizer
 from bloomery.web.directory import ArtifactEntry, Directory
@@ -139,6 +139,7 @@ class ModelHost:
         """The model (by its id, or as `find` gave it), loaded; it stays while the block lasts.
 
         Raises Refusal: 404, 422 if it is too large for the memory that models may take, 503 if all that are loaded are in use.
+        What cannot be read is 422, too.
         """
         entry = model if isinstance(model, ModelEntry) else await in_thread(self.find, model)
         self._users[entry.id] += 1
@@ -191,6 +192,7 @@ class ModelHost:
             task = self._loads.get(entry.id)
             if task is None:
                 task = self._loads[entry.id] = asyncio.create_task(self._load(entry))
+                task.add_done_callback(lambda done: done.cancelled() or done.exception())  # looked at, if everybody has left
             # Shielded: whoever waits may go away, the thread that reads cannot be stopped and others may wait for it.
             await asyncio.shield(task)
 
@@ -208,7 +210,10 @@ class ModelHost:
 
     def _read_model(self, entry: ModelEntry) -> "LoadedModel":
         loading: Any = importlib.import_module("bloomery.web.loaded_model")  # Any: a module whose import would bring torch
-        loaded: LoadedModel = loading.read_model(entry.path, self.voice(entry), limits=self.limits)
+        try:
+            loaded: LoadedModel = loading.read_model(entry.path, self.voice(entry), limits=self.limits)
+        except (BloomeryError, MemoryError, RuntimeError) as error:  # torch says RuntimeError when memory is short
+            raise Refusal(422, f"{entry.name} could not be loaded: {error}", code="model_not_loaded", param="model") from error
         return loaded
 
     async def _make_room(self, entry: ModelEntry) -> None:

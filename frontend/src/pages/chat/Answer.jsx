@@ -87,7 +87,7 @@ export function Facts({ said, onSeed }) {
   const parts = [];
   if (stats) {
     parts.push(`${stats.answer_tokens} tokens after ${stats.prompt_tokens}`);
-    if (stats.tokens_per_second) parts.push(`${number(stats.tokens_per_second, 3)} tokens/s`);
+    if (stats.answer_tokens > 4 && stats.tokens_per_second) parts.push(`${number(stats.tokens_per_second, 3)} tokens/s`);
     parts.push(`first after ${seconds(stats.first_token_seconds)}`);
     if (stats.answer_tokens) parts.push(`${number(-stats.logprob / stats.answer_tokens / Math.LN2, 3)} bits a token`);
   } else if (live) parts.push(`${said.tokens.length} tokens`, `${number(live, 3)} tokens/s`);

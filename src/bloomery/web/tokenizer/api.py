@@ -56,15 +56,15 @@ def routes(context: WebContext) -> list[Route]:
         shown = [{"id": entry.id, "name": entry.name, "stage": entry.stage, "kind": entry.kind} for entry in entries]
         return reply({"tokenizers": shown, "documents": sources, "limits": {"characters": MAX_CHARACTERS}})
 
-    async def encode(request: Request) -> Response:
+    async def cut(request: Request) -> Response:
         body = await read_body(request, EncodeBody)
         loaded = await in_thread(shelf.get, body.tokenizer)
-        return reply(await in_thread(_encode, loaded, body.text, specials=body.specials))
+        return reply(await in_thread(encode, loaded, body.text, specials=body.specials))
 
-    async def explain(request: Request) -> Response:
+    async def tell_why(request: Request) -> Response:
         body = await read_body(request, WhyBody)
         loaded = await in_thread(shelf.get, body.tokenizer)
-        return reply(await in_thread(_explain, loaded, body.text, body.place))
+        return reply(await in_thread(explain, loaded, body.text, body.place))
 
     async def search(request: Request) -> Response:
         loaded = await in_thread(shelf.get, query(request, "tokenizer", str, ""))
@@ -94,14 +94,15 @@ def routes(context: WebContext) -> list[Route]:
 
     return [
         Route("/api/tokenizer/list", list_tokenizers, methods=["GET"]),
-        Route("/api/tokenizer/encode", encode, methods=["POST"]),
-        Route("/api/tokenizer/why", explain, methods=["POST"]),
+        Route("/api/tokenizer/encode", cut, methods=["POST"]),
+        Route("/api/tokenizer/why", tell_why, methods=["POST"]),
         Route("/api/tokenizer/vocabulary", search, methods=["GET"]),
         Route("/api/tokenizer/usage", usage, methods=["GET"]),
     ]
 
 
-def _encode(loaded: LoadedTokenizer, text: str, *, specials: bool) -> dict[str, Any]:
+def encode(loaded: LoadedTokenizer, text: str, *, specials: bool) -> dict[str, Any]:
+    """A text in tokens: the ids in their order, each token once, and what is counted."""
     tokenizer = loaded.tokenizer
     ids = list(loaded.library.encode(text, add_special_tokens=False).ids) if specials else tokenizer.encode(text)
     num_bytes = len(text.encode())
@@ -119,7 +120,8 @@ def _encode(loaded: LoadedTokenizer, text: str, *, specials: bool) -> dict[str, 
     }
 
 
-def _explain(loaded: LoadedTokenizer, text: str, place: int) -> dict[str, Any]:
+def explain(loaded: LoadedTokenizer, text: str, place: int) -> dict[str, Any]:
+    """Why token number `place` of a text is what it is. Raises Refusal (400) if there are not so many, DataError as MergeTable does."""
     merges = loaded.merges
     if not text or place >= len(loaded.tokenizer.encode(text)):
         raise Refusal(400, f"place: {place}, but the text has fewer tokens", code="invalid_value", param="place")

@@ -43,13 +43,12 @@ def test_a_typed_text_is_shown_in_the_ids_of_the_tokenizers_library(web, open_pa
     page.wait_for_url("**text=return*")  # an address to share
 
 
-@pytest.mark.parametrize("text", ["\x00\x01 a", "مرحبا \u202eabc\u202c", "👩‍👩‍👧‍👦" * 30, "x" * 100_000, hostile.ALL_OF_THEM], ids=range(5))
-def test_whatever_is_pasted_is_shown_and_nothing_breaks(web, open_page, library, text):
+def test_whatever_is_pasted_is_shown_and_nothing_breaks(web, open_page, library):
     page = open_page(web, "/tokenizer")
-    text = text.replace("\r\n", "\n")
-    write(page, text, len(library.encode(text, add_special_tokens=False).ids))
-    assert 0 < tokens_of(page).count() <= 2000
-    hostile.check_harmless(page)
+    for text in ["\x00\x01 a", "مرحبا \u202eabc\u202c", "👩‍👩‍👧‍👦" * 30, "x" * 100_000, hostile.ALL_OF_THEM]:
+        write(page, text, len(library.encode(text, add_special_tokens=False).ids))
+        assert 0 < tokens_of(page).count() <= 2000
+        hostile.check_harmless(page)
 
 
 def test_half_a_character_typed_by_a_script_is_replaced_before_it_is_sent(web, open_page):

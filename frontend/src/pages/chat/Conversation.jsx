@@ -1,5 +1,6 @@
 // Conversations with one to four models: one composer, a column a model, branches in each.
 import { useEffect, useRef, useState } from "preact/hooks";
+import { setQuery } from "../../router.js";
 import { Problem } from "../../ui/parts.jsx";
 import { writeSetting, samplingOf } from "./settings.js";
 import { Answer, Facts } from "./Answer.jsx";
@@ -11,15 +12,17 @@ import { addNode, branch, changeNode, emptyTree, pathTo, siblings, toMessages, t
 const newChat = () => ({ id: crypto.randomUUID?.() ?? String(Math.random()), title: "New chat", system: "", columns: [{ tree: emptyTree() }] });
 
 /** The state of a chat, kept in the browser; `update` changes it at once, also for who reads `ref` right after. */
-function useSavedChat() {
+function useSavedChat(models) {
   const [chat, setChat] = useState(() => currentChat() ?? newChat());
   const ref = useRef(chat);
   const timer = useRef(null);
+  const ids = useRef([]);
+  ids.current = models.map((model) => model.id);
   const [lost, setLost] = useState(false);
   const write = () => {
     timer.current = null;
     const now = ref.current;
-    if (now.columns.some(({ tree }) => tree.next > 1)) setLost(!saveChat({ ...now, columns: now.columns.map(({ tree }) => ({ tree: withoutTokens(tree) })) }));
+    if (now.columns.some(({ tree }) => tree.next > 1)) setLost(!saveChat({ ...now, models: ids.current, columns: now.columns.map(({ tree }) => ({ tree: withoutTokens(tree) })) }));
   };
   const update = (change) => {
     ref.current = change(ref.current);
@@ -41,7 +44,7 @@ function useSavedChat() {
 }
 
 export function Conversation({ columns: models, settings, limits, onAnswered, dropColumn }) {
-  const { chat, ref, update, open, lost } = useSavedChat();
+  const { chat, ref, update, open, lost } = useSavedChat(models);
   const running = useRef(new Map());
   const [draft, setDraft] = useState("");
   const [raw, setRaw] = useState(null);
@@ -118,7 +121,11 @@ export function Conversation({ columns: models, settings, limits, onAnswered, dr
     answer(place, node.parent, node.seed ?? pickSeed(), { forced: token ? [...kept, token.id] : kept }).then(onAnswered);
   };
 
-  const leaveTo = (next) => { stopAll(); open(next); };
+  const leaveTo = (next) => {
+    stopAll();
+    open(next);
+    if (next.models?.length) setQuery({ model: next.models }); // it goes on with those who were asked
+  };
 
   return (
     <section aria-label="Conversation" class="chat-room">

@@ -6,11 +6,13 @@ const MAX_CHATS = 30;
 export function readChats() {
   try {
     const found = JSON.parse(localStorage.getItem(KEY) ?? "[]");
-    return Array.isArray(found) ? found.filter((chat) => chat && typeof chat.id === "string" && Array.isArray(chat.columns)) : [];
+    return Array.isArray(found) ? found.filter(isChat) : [];
   } catch {
     return []; // a private window, or something else has written there
   }
 }
+
+const isChat = (chat) => typeof chat?.id === "string" && Array.isArray(chat.columns) && chat.columns.length > 0 && chat.columns.every((one) => one?.tree?.nodes && one.tree.chosen);
 
 /** Writes one chat and leaves the others as another tab may have written them meanwhile. False if the browser refused. */
 export function saveChat(chat) {

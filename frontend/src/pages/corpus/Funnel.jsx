@@ -19,11 +19,17 @@ export function Funnel({ steps, chosen, onChoose }) {
         <Choice label="Measure" value={measure} options={Object.entries(MEASURES).map(([value, { label }]) => ({ value, label }))} onChange={(value) => setQuery({ measure: value === "documents" ? null : value })} />
       </div>
       <ol class="corpus-steps">
-        {steps.map((step) => <Step key={step.artifact} step={step} measure={measure} most={most} chosen={step === chosen} onChoose={onChoose} />)}
+        {steps.map((step, place) => <Step key={step.artifact} step={withTokensIn(step, steps[place - 1])} measure={measure} most={most} chosen={step.artifact === chosen.artifact} onChoose={onChoose} />)}
       </ol>
       {measure === "tokens" && steps.some((step) => step.tokens_estimated) && <small>≈ estimated at the tokens for each byte that the run's tokenizer made of the texts it read.</small>}
     </section>
   );
+}
+
+/** Tokens are counted of what comes out; what came in is the stage before, where that is what this one read. */
+function withTokensIn(step, before) {
+  const follows = before && before.documents_out === step.documents_in && before.bytes_out === step.bytes_in;
+  return follows ? { ...step, tokens_in: before.tokens_out } : step;
 }
 
 function Step({ step, measure, most, chosen, onChoose }) {

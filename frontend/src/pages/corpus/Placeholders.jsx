@@ -15,7 +15,7 @@ export function Placeholders({ step }) {
   const columns = [{ key: "kind", label: "Kind", render: (row) => <span class="text">{row.kind}</span> }, { key: "replacements", label: "Replacements", align: "right", render: (row) => whole(row.replacements) }];
   return (
     <>
-      {value.kinds.length ? <Table caption="Replacements by kind" columns={columns} rows={value.kinds} /> : <p class="muted">Nothing was replaced.</p>}
+      {value.kinds.length ? <div class="corpus-narrow"><Table caption="Replacements by kind" columns={columns} rows={value.kinds} /></div> : <p class="muted">Nothing was replaced.</p>}
       <div class="row corpus-tools corpus-more"><button type="button" onClick={() => setQuery({ seed: seed + 1 })} disabled={!value.samples.length}>Draw others</button></div>
       {!value.samples.length && <p class="muted">No document with a placeholder was found.</p>}
       {value.samples.map((sample) => (

@@ -12,11 +12,13 @@ import pytest
 
 from bloomery.chat.refusal import Refusal
 from bloomery.core.artifact import Store
+from bloomery.core.errors import DataError
 from bloomery.core.processes import is_alive, process_start, this_process
 from bloomery.web.directory import Directory
 from bloomery.web.runs.compare import differing_fields
 from bloomery.web.runs.control import resume_options, stop
 from bloomery.web.runs.states import QUIET_SECONDS, STOP_FILE, read_state
+from bloomery.web.runs.view import Summaries
 
 PRINT = "ab" * 32
 HOLD = """
@@ -181,3 +183,33 @@ def test_resume_keeps_the_number_of_workers_and_what_was_left_out():
 def test_only_fields_that_differ_are_listed():
     recipes = [{"seed": 0, "stages": {"a": {"config": {"x": x, "y": []}}}} for x in (1, 2)]
     assert differing_fields(recipes) == [{"field": "stages.a.config.x", "values": [1, 2]}]
+
+
+def test_a_run_that_is_done_is_looked_at_again_when_its_record_changes_and_every_ten_seconds(store):
+    artifact = store.artifact_path("pretrain", PRINT)
+    artifact.mkdir(parents=True)
+    (artifact / "artifact.json").write_text("{}")
+    write_spec(store, status="done", node_status="done")
+    directory, summaries = Directory(store), Summaries(store)
+
+    def state_at(now):
+        return summaries.rows(directory.runs(), now=now)[0]["state"]
+
+    assert state_at(0) == "done"
+    (artifact / "artifact.json").unlink()
+    assert state_at(5) == "done"
+    assert state_at(11) == "removed"
+    write_spec(store, status="failed", node_status="failed", problem="the loss is not finite")
+    assert state_at(11.5) == "failed"
+
+
+def test_a_damaged_record_says_so_and_leaves_the_other_runs_alone(store):
+    write_spec(store, status="failed", node_status="failed")
+    (store.root / "bad").mkdir()
+    spec = json.loads((store.root / "toy" / "spec.json").read_text())
+    (store.root / "bad" / "spec.json").write_text(json.dumps({**spec, "nodes": [{"id": 3}]}))
+    rows = {row["name"]: row for row in Summaries(store).rows(Directory(store).runs())}
+    assert rows["toy"]["state"] == "failed" and rows["bad"]["state"] == "damaged" and "Run its recipe again" in rows["bad"]["reason"]
+    bad = next(entry for entry in Directory(store).runs() if entry.name == "bad")
+    with pytest.raises(DataError, match=r"bad: its spec\.json is damaged"):
+        stop(bad, store)

@@ -16,9 +16,9 @@ from bloomery.web.runs.control import Resumer, stop
 from bloomery.web.runs.curves import Axis
 from bloomery.web.runs.export import csv_lines
 from bloomery.web.runs.findings import Doctor
-from bloomery.web.runs.live import Shown, decode_cursors, watch
+from bloomery.web.runs.live import Shown, Sources, decode_cursors, watch
 from bloomery.web.runs.results import read_samples, read_scores
-from bloomery.web.runs.view import MAX_BUCKETS, MAX_METRICS, buckets_for, curve_reply, detail, find_sources, read_columns, summary
+from bloomery.web.runs.view import MAX_BUCKETS, MAX_METRICS, Summaries, buckets_for, curve_reply, detail, find_sources, read_columns
 
 MAX_COMPARED = 20
 MAX_NAME = 200
@@ -51,6 +51,7 @@ class _Runs:
         self.reader = MetricsReader()
         self.resumer = Resumer(context.store)
         self.doctor = Doctor()
+        self.summaries = Summaries(context.store)
 
     async def show_list(self, request: Request) -> Response:
         """GET /api/runs"""
@@ -58,7 +59,7 @@ class _Runs:
 
     def _summaries(self) -> list[dict[str, Any]]:
         self.resumer.reap()
-        return [summary(entry, self.context.store) for entry in self.context.directory.runs()]
+        return self.summaries.rows(self.context.directory.runs())
 
     async def show(self, request: Request) -> Response:
         """GET /api/runs/RUN"""
@@ -76,7 +77,8 @@ class _Runs:
         )
         cursors = decode_cursors(request.headers.get("last-event-id") or query(request, "cursors", str, "{}"))
         await in_thread(self._find, shown.sources)  # unknown ones are told before the stream begins
-        return events(watch(shown, self.context, self.reader, {key: value for key, value in cursors.items() if key in shown.sources}))
+        sources = Sources(context=self.context, reader=self.reader, summaries=self.summaries)
+        return events(watch(shown, sources, {key: value for key, value in cursors.items() if key in shown.sources}))
 
     async def curves(self, request: Request) -> Response:
         """GET /api/runs/curves?of=RUN.STAGE&metric=NAME&x=step&low=&high=&log=1&parts=; `also` names metrics that will be asked for next"""

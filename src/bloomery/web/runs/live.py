@@ -15,7 +15,7 @@ from bloomery.web.context import WebContext
 from bloomery.web.http import in_thread
 from bloomery.web.runs.columns import MetricsReader
 from bloomery.web.runs.curves import Axis
-from bloomery.web.runs.view import cursor_of, detail, find_sources, new_points, read_columns, summary
+from bloomery.web.runs.view import Summaries, cursor_of, detail, find_sources, new_points, read_columns
 
 LOOK_SECONDS = 1.0
 VOLATILE = ("seconds_left", "left_is_complete")
@@ -32,25 +32,35 @@ class Shown:
     axis: Axis = "step"
 
 
-async def watch(shown: Shown, context: WebContext, reader: MetricsReader, cursors: dict[str, str]) -> AsyncIterator[Mapping[str, Any]]:
+@dataclass(frozen=True, kw_only=True)
+class Sources:
+    """Where it is looked up."""
+
+    context: WebContext
+    reader: MetricsReader
+    summaries: Summaries
+
+
+async def watch(shown: Shown, sources: Sources, cursors: dict[str, str]) -> AsyncIterator[Mapping[str, Any]]:
     """Events `runs` (those that changed), `gone`, `run` and `points`, for ever."""
     known: dict[str, Any] = {}
     is_first = True
     while True:
         if not is_first:
             await asyncio.sleep(LOOK_SECONDS)
-        for event in await in_thread(_look, shown, context, reader, known, cursors):
+        for event in await in_thread(_look, shown, sources, known, cursors):
             yield {**event, "id": encode_cursors(cursors)}
         if is_first:
             yield {"event": "ready", "data": {}, "id": encode_cursors(cursors)}
         is_first = False
 
 
-def _look(shown: Shown, context: WebContext, reader: MetricsReader, known: dict[str, Any], cursors: dict[str, str]) -> list[dict[str, Any]]:
+def _look(shown: Shown, sources: Sources, known: dict[str, Any], cursors: dict[str, str]) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
-    entries = {entry.id: entry for entry in context.directory.runs()}
+    store = sources.context.store
+    entries = {entry.id: entry for entry in sources.context.directory.runs()}
     if shown.is_list:
-        rows = {run_id: summary(entry, context.store) for run_id, entry in entries.items()}
+        rows = {row["id"]: row for row in sources.summaries.rows(entries.values())}
         changed = [row for run_id, row in rows.items() if _differs(known.get(run_id), row)]
         gone = [run_id for run_id in known if run_id not in rows]
         known.clear()
@@ -60,13 +70,13 @@ def _look(shown: Shown, context: WebContext, reader: MetricsReader, known: dict[
     if shown.run_id:
         if shown.run_id not in entries:
             raise Refusal(404, "the run has been removed", code="not_found")
-        row = detail(entries[shown.run_id], context.store)
+        row = detail(entries[shown.run_id], store)
         if known.get("run") != row:
             known["run"] = row
             found.append({"event": "run", "data": row})
     points = {}
     for key, (_, node) in find_sources([key for key in shown.sources if key.partition(".")[0] in entries], entries).items():
-        columns = read_columns(node, context.store, reader, shown.metrics)
+        columns = read_columns(node, store, sources.reader, shown.metrics)
         news = new_points(columns, shown.metrics, shown.axis, cursors.get(key) or cursor_of(columns))
         cursors[key] = cursor_of(columns)
         if news is not None:

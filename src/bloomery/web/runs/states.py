@@ -58,8 +58,15 @@ class RunState:
 
 
 def read_state(entry: RunEntry, store: Store, *, now: float | None = None) -> RunState:
-    """The state of a run and of each of its stages."""
-    now = time.time() if now is None else now
+    """The state of a run and of each of its stages. Raises DataError if its record is not one that bloomery writes."""
+    try:
+        return _read_state(entry, store, time.time() if now is None else now)
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        message = f"{entry.name}: its spec.json is damaged ({type(error).__name__}: {error}). Run its recipe again to write it anew."
+        raise DataError(message) from error
+
+
+def _read_state(entry: RunEntry, store: Store, now: float) -> RunState:
     process = entry.spec.get("process")
     stages = tuple(_stage_state(node, entry, store, now) for node in entry.spec["nodes"])
     at_work = [stage for stage in stages if stage.state == "running"]

@@ -1,7 +1,8 @@
 """Runs as the browser sees them: plain values made of the store's records."""
 
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any  # Any: JSON
 
 from bloomery.chat.refusal import Refusal
@@ -20,16 +21,40 @@ MAX_METRICS = 24
 POINTS_IN_ALL = 48_000
 MIN_BUCKETS, MAX_BUCKETS = 100, 1000
 MAX_NEW_POINTS = 4000
+DONE_SECONDS = 10.0
+
+
+class Summaries:
+    """The lines of the list. Of a run that is done only what its stages left could change: that is looked for every ten seconds."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._known: dict[str, tuple[RunEntry, float, dict[str, Any]]] = {}
+        self._lock = threading.Lock()
+
+    def rows(self, entries: Iterable[RunEntry], *, now: float | None = None) -> list[dict[str, Any]]:
+        """A line for each run, in their order."""
+        now = time.monotonic() if now is None else now
+        rows = {}
+        for entry in entries:
+            with self._lock:
+                known = self._known.get(entry.id)
+            # The directory reads a spec.json again only when it has changed, so the same record is the same object.
+            if known is None or known[0].spec is not entry.spec or known[2]["state"] != "done" or now - known[1] > DONE_SECONDS:
+                known = entry, now, summary(entry, self._store)
+            rows[entry.id] = known
+        with self._lock:
+            self._known = rows
+        return [row for _, _, row in rows.values()]
 
 
 def summary(entry: RunEntry, store: Store) -> dict[str, Any]:
     """A run as one line of the list; one whose record is damaged says so and leaves the others alone."""
     try:
         return _summary(entry, store)
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        reason = f"its spec.json is damaged ({type(error).__name__}: {error}): run its recipe again to write it anew"
+    except DataError as error:
         idle: dict[str, Any] = {"now": None, "training": [], "updated": _changed(entry), "done": 0, "stages": 0}
-        return {"id": entry.id, "name": entry.name, "state": "damaged", "reason": reason, **idle, **_NO_ACTIONS}
+        return {"id": entry.id, "name": entry.name, "state": "damaged", "reason": str(error), **idle, **_NO_ACTIONS}
 
 
 def _summary(entry: RunEntry, store: Store) -> dict[str, Any]:
@@ -56,7 +81,7 @@ def detail(entry: RunEntry, store: Store) -> dict[str, Any]:
     stages = []
     for stage, node in zip(state.stages, entry.spec["nodes"], strict=True):
         timing = _read(store.log_path(node["stage"], node["fingerprint"]) / "timing.json")
-        settings = entry.spec["recipe"]["stages"].get(stage.id, {})
+        settings = stage_settings(entry, stage.id)
         parents = [source for sources in settings.get("inputs", {}).values() for source in sources]
         stages.append(
             {
@@ -193,8 +218,14 @@ def _actions(state: RunState) -> dict[str, Any]:
 
 def _has_curves(stage_id: str, entry: RunEntry, store: Store) -> bool:
     """Whether a stage trains: of those, metrics have a step."""
-    settings = entry.spec["recipe"]["stages"].get(stage_id, {}).get("config", {})
+    settings = stage_settings(entry, stage_id).get("config", {})
     return "learning_rate" in settings or "num_validations" in settings
+
+
+def stage_settings(entry: RunEntry, stage_id: str) -> Mapping[str, Any]:
+    """The recipe's table of one stage; empty where a record has none."""
+    found: Mapping[str, Any] = entry.spec.get("recipe", {}).get("stages", {}).get(stage_id, {})
+    return found
 
 
 def _changed(entry: RunEntry) -> float:

@@ -241,6 +241,8 @@ def test_a_conversation_has_no_barrier_that_axe_knows(web, open_page, scheme):
     until_said(page, 2)
     page.locator(".token").nth(2).click()
     assert find_violations(page) == []
+    page.set_viewport_size({"width": 390, "height": 800})
+    assert page.evaluate("() => document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0
     page.get_by_role("button", name="What the model sees").first.click()
     page.locator("dialog .token").first.wait_for()
     assert find_violations(page) == []

@@ -11,6 +11,9 @@ BYTES_PER_PARAMETER = 8
 """In float32, once as they were read and once as the decoder lays them out."""
 
 
+MAX_ANSWER_TOKENS = 4096
+
+
 class ModelLimits(Config):
     """What the host keeps and takes on."""
 
@@ -22,7 +25,6 @@ class ModelLimits(Config):
     """Being made or waiting, of all models; 503 with Retry-After above."""
     max_rows: PositiveInt = 16
     """Answers of one model that are made together."""
-    max_answer_tokens: PositiveInt = 4096
     answer_seconds: PositiveFloat = 600.0
     """For one answer; it ends with an error after."""
 
@@ -30,7 +32,7 @@ class ModelLimits(Config):
 class Sampling(Body):
     """How an answer is drawn; the words are those of `SamplingParams`."""
 
-    max_tokens: int = Field(default=256, ge=1, le=4096)
+    max_tokens: int = Field(default=256, ge=1, le=MAX_ANSWER_TOKENS)
     temperature: float = Field(default=0.8, ge=0.0, le=5.0)
     top_k: int = Field(default=0, ge=0, le=1_000_000)
     top_p: float = Field(default=1.0, gt=0.0, le=1.0)

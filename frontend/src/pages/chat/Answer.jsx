@@ -66,7 +66,7 @@ function TokenDetails({ token, place, onAlternative }) {
                 <td class="right">{percent(Math.exp(other.logprob), 2)}</td>
                 <td>
                   {other.id === token.id ? <span class="muted">said</span> : onAlternative && !other.special && (
-                    <button type="button" class="quiet" onClick={() => onAlternative(place, other)} aria-label={`Continue with ${spoken(other)}`}>Continue with it</button>
+                    <button type="button" class="quiet" onClick={() => onAlternative(place, other)} aria-label={`Continue with ${spoken(other)}`}>Continue</button>
                   )}
                 </td>
               </tr>

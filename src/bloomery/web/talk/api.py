@@ -13,6 +13,7 @@ from bloomery.tokens.tokenizer import Tokenizer
 from bloomery.web.context import WebContext
 from bloomery.web.http import events, in_thread, read_body, reply
 from bloomery.web.models import ModelHost
+from bloomery.web.sampling import MAX_ANSWER_TOKENS
 from bloomery.web.talk.requests import MAX_CHARACTERS, MAX_MESSAGES, MAX_TOP, AnswerBody, Asked, PromptBody, read_prompt
 from bloomery.web.tokenizer.pieces import describe_token, special_ids
 
@@ -26,7 +27,7 @@ def routes(context: WebContext) -> list[Route]:
 
     async def list_models(request: Request) -> Response:
         models = await in_thread(host.models)
-        limits = {"tokens": host.limits.max_answer_tokens, "characters": MAX_CHARACTERS, "messages": MAX_MESSAGES, "top": MAX_TOP}
+        limits = {"tokens": MAX_ANSWER_TOKENS, "characters": MAX_CHARACTERS, "messages": MAX_MESSAGES, "top": MAX_TOP}
         shown = [entry.shown() | {"state": host.state(entry.id)} for entry in models]
         return reply({"models": shown, "open": host.num_open, "limits": limits})
 

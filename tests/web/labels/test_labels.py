@@ -227,6 +227,17 @@ def test_an_undone_vote_stays_in_the_table_counts_nowhere_and_may_be_cast_again(
     assert read_progress(database, campaign).annotators[0].undone == 1
 
 
+def test_an_undone_comparison_comes_back_before_the_one_that_was_shown_after_it(database, make_campaign):
+    campaign, ann = make_campaign(), join_annotator(database, "ann")
+    first = next_turn(database, campaign.key, ann.key).shown
+    vote = vote_on(database, first, ann)
+    second = next_turn(database, campaign.key, ann.key).shown
+    undo_vote(database, annotator=ann.key, vote=vote.client_id, client_id="undo")
+    assert next_turn(database, campaign.key, ann.key).shown == first
+    vote_on(database, first, ann)
+    assert next_turn(database, campaign.key, ann.key).shown == second
+
+
 def test_nobody_undoes_or_sees_what_is_anothers(database, make_campaign):
     campaign, ann, bob = make_campaign(), join_annotator(database, "ann"), join_annotator(database, "bob")
     shown = next_turn(database, campaign.key, ann.key).shown

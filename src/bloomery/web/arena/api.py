@@ -243,7 +243,7 @@ async def _results(room: ArenaRoom, request: Request) -> Response:
 async def _export(room: ArenaRoom, request: Request) -> Response:
     kind = query(request, "format", str, "votes")
     forms: dict[str, tuple[Callable[[Any], Iterator[str]], str, str]] = {
-        "votes": (vote_lines, "application/jsonl", "jsonl"),
+        "votes": (vote_lines, "application/x-ndjson", "jsonl"),
         "csv": (vote_table, "text/csv", "csv"),
     }
     if kind not in forms:

@@ -181,6 +181,8 @@ def _cast(
             raise Conflict("this client_id belongs to a vote on another comparison")
         return _as_seen(before, shown)
     if (live := _live(connection, row.id)) is not None:
+        if live["client_id"] == client_id:  # this click over another connection, a moment ago
+            return _as_seen(live, shown)
         told = _as_seen(live, shown)
         raise Conflict(f"this comparison has a vote of yours already ({told.choice.replace('_', ' ')}); undo it to vote again")
     if not row.is_open:
@@ -270,12 +272,19 @@ def _voted(connection: sa.Connection, campaign: Campaign, annotator: Annotator) 
 
 
 def _open_comparison(connection: sa.Connection, campaign: Campaign, annotator: Annotator) -> int | None:
+    # What was undone last comes before what was shown last: whoever takes a vote back wants to cast it again.
+    undone = (
+        sa.select(sa.func.max(t.undo.c.id))
+        .join(t.vote, t.vote.c.id == t.undo.c.vote_id)
+        .where(t.vote.c.comparison_id == t.comparison.c.id)
+        .scalar_subquery()
+    )
     query = (
         sa.select(t.comparison.c.id)
         .join(t.item, t.item.c.id == t.comparison.c.item_id)
         .outerjoin(t.live_vote, t.live_vote.c.comparison_id == t.comparison.c.id)
         .where(t.comparison.c.annotator_id == annotator.id, t.item.c.campaign_id == campaign.id, t.live_vote.c.id.is_(None))
-        .order_by(t.comparison.c.id.desc())
+        .order_by(sa.func.coalesce(undone, 0).desc(), t.comparison.c.id.desc())
         .limit(1)
     )
     return connection.execute(query).scalar()

@@ -18,9 +18,11 @@ import numpy.typing as npt
 
 from bloomery.core.errors import DataError
 from bloomery.evaluate.metrics import Interval
-from bloomery.evaluate.ratings import MAX_STEPS, MEAN_RATING, POINTS_OF_LEFT, POINTS_PER_NAT, TOLERANCE, Battle
+from bloomery.evaluate.ratings import MAX_STEPS, MEAN_RATING, POINTS_OF_LEFT, POINTS_PER_NAT, Battle
 
 NUM_RESAMPLES = 200
+STEP, ROUNDING = 1e-7, 1e-12
+"""A step of so many nats is the last one (Newton's next would be its square); what a sum of likelihoods may lose to rounding."""
 WEIGHT_VARIANCE = 100.0
 """Of the normal prior of the length's weight, in nats squared: none to speak of, but finite where the longer answer always won."""
 
@@ -112,10 +114,13 @@ def fit(
         # Only differences of strengths count: 1 everywhere takes the flat direction out, and keeps their mean 0.
         curvature_CC[:-1, :-1] += 1.0
         step_C, size = np.linalg.solve(curvature_CC, gradient_C), 1.0
-        while (new := _log_posterior(value_C + size * step_C, design_TC, points_T, weight_T, prior_ties)) < score and size > TOLERANCE:
+        rounding = ROUNDING * (1.0 + abs(score))
+        while (
+            new := _log_posterior(value_C + size * step_C, design_TC, points_T, weight_T, prior_ties)
+        ) < score - rounding and size > STEP:
             size /= 2
         value_C, score = value_C + size * step_C, new
-        if np.abs(step_C).max() < TOLERANCE:
+        if np.abs(step_C).max() < STEP:
             break
     value_C[:-1] -= value_C[:-1].mean()
     return value_C

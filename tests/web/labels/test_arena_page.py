@@ -88,7 +88,7 @@ def test_an_undone_vote_brings_its_comparison_back_and_counts_no_more(open_page,
     settle(page)
     assert prompt_of(page) != asked and len(live_votes(database)) == 1
     page.keyboard.press("u")
-    page.get_by_text(asked.splitlines()[-1]).wait_for()
+    page.get_by_text(asked.splitlines()[-1], exact=True).wait_for()
     assert live_votes(database) == []
     settle(page)
     page.keyboard.press("s")
@@ -96,7 +96,7 @@ def test_an_undone_vote_brings_its_comparison_back_and_counts_no_more(open_page,
     page.reload()
     settle(page)
     page.get_by_role("button", name="Undo").click()
-    page.get_by_text(asked.splitlines()[-1]).wait_for()
+    page.get_by_text(asked.splitlines()[-1], exact=True).wait_for()
     assert live_votes(database) == []
 
 

@@ -1,4 +1,4 @@
-import{a as y,b as _,c as F,d as $,e as N}from"./chunk-V3CHE54R.js";import{b as P,e as x,f as p,h as V,j as q,k as A}from"./chunk-GD4ZNWSS.js";import{a as b,b as w,c as E,f as v,h,j as k,k as B,l as f,n as L,o as S,p as z,q as O,r as R}from"./chunk-CV4C6FPH.js";import{d as g,g as e}from"./chunk-RLH3V6A7.js";var U=`The quick brown fox jumps over 1,234 lazy dogs.
+import{a as y,b as _,c as F,d as $,e as N}from"./chunk-2XQIRJPV.js";import{b as P,e as x,f as p,h as V,j as q,k as A}from"./chunk-RLSSFCVJ.js";import{a as g,c as b,d as w,e as E,h as v,j as h,l as e,m as k,n as B,o as f,q as L,r as S,s as z,t as O,u as R}from"./chunk-K4R2OXNH.js";var U=`The quick brown fox jumps over 1,234 lazy dogs.
 
     def größe(x):
         return x + 1

@@ -116,6 +116,7 @@ def run_rollouts(
     learner: Learner,
     policy: Policy,
     *,
+    stage: str,
     make_rollout: Callable[[int], Rollout],
     batches: Callable[[Rollout, int, int], Sequence[B]],
     objective: Objective[B],
@@ -153,6 +154,7 @@ def run_rollouts(
         sample=functools.partial(write_samples, tokenizer=actor.tokenizer, prompts=samples, num_tokens=config.sample_tokens),
         note_step=note_step,
         pass_over=pass_over,
+        stage=stage,
         guard=functools.partial(judge_gold, rule=StopRule(config.stop_errors, config.stop_checks)),
     )
     keep = {"keep_last": policy.launch.keep_snapshots, "keep_every_steps": policy.launch.keep_every_steps}

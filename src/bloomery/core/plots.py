@@ -6,6 +6,7 @@ Matplotlib draws; text stays text (searchable, small), ids are salted so that eq
 import io
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any  # Any: matplotlib's figures and axes are untyped
 
 import matplotlib as mpl
@@ -144,6 +145,26 @@ def draw_points(
         axes.set_ylabel(y_label)
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9)
         return _svg(figure)
+
+
+def save_sweep(
+    path: Path, points: Sequence[tuple[float, float]], smoothed: Series, *, marks: Mapping[str, float], x_label: str, y_label: str
+) -> None:
+    """Writes a picture (PNG or SVG, by the name's end) of values over a logarithmic axis, their running mean, and places on the axis."""
+    with mpl.rc_context(STYLE):
+        figure, axes = _canvas(7.4, 4.2)
+        axes.plot(*zip(*points, strict=True), "o", color="#bbbbbb", markersize=3, label="each step")
+        axes.plot(*zip(*smoothed, strict=True), color=PALETTE[0], linewidth=1.8, label="running mean")
+        for style, (name, place), color in zip((":", "--", "-."), marks.items(), PALETTE[1:], strict=False):
+            axes.axvline(place, color=color, linewidth=1.4, linestyle=style, label=f"{name}: {place:.2g}")
+        # One step after an explosion would flatten all before it.
+        top, low = max(value for _, value in smoothed), min(value for _, value in points)
+        axes.set_ylim(low - 0.05 * (top - low), top + 0.1 * (top - low))
+        axes.set_xscale("log")
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        axes.legend()
+        figure.savefig(path, dpi=150, metadata={"Software": None} if path.suffix == ".png" else {"Date": None, "Creator": None})
 
 
 def _canvas(width_inches: float, height_inches: float) -> tuple[Any, Any]:

@@ -161,6 +161,9 @@ class Runtime:
     open_pool: Callable[[int], Pool] = LocalPool
     stop_requested: StopRequested = never
     """Whether training is to save and end before its next step."""
+    trial: Callable[..., None] | None = None
+    """Called by `train.fit.fit` with (state, run, config) in place of training, to try something with a stage's own model and data;
+    it raises something in the end, so that the stage writes nothing."""
 
     @staticmethod
     def local(out: Path, *, workers: int = 1) -> "Runtime":

@@ -17,6 +17,12 @@ LEARNED_FRACTION = 0.2
 RISE_FRACTION = 0.1
 """A lasting rise by so much of the lowest loss is no noise of batches: healthy runs here stay below 3 %."""
 RISE_DEVIATIONS = 6.0
+ABOVE_FIRST = {"pretrain": 0.1, "sft": 0.1, "reward_model": 0.3, "preference": 0.3}
+"""A lasting level so far above the first loss is a rise, too. Batches of pairs differ more than batches of tokens."""
+JUMP_DEVIATIONS = 8.0
+"""A jump to another block of data, in deviations of what comes after it: an exploded run is as rough as its jumps are high."""
+REACH = 10.0
+"""See `_reach`: where weights have moved ten times as far as they are large, the learning rate is not what held them back."""
 LASTING_ROWS = 5
 LITTLE_FALL = {"pretrain": 0.1, "sft": 0.02, "reward_model": 0.03, "preference": 0.03}
 """Falls of the loss, as a share of its first value, that are too small for a whole run. From scratch every model learns the
@@ -31,9 +37,9 @@ MUCH_LEFT_OUT = 0.02
 """Share of steps left out as spikes or not finite. Six deviations should not be met once in a million."""
 WORSE_THAN_GUESSING = 1.15
 """First loss over ln(vocabulary). An initialised model guesses evenly: 1.00 to 1.02 here."""
-WRONG_TOKENS = 1.25
-"""The same of a model that was trained before: one that fits is at 0.7 where it sees chat marks for the first time, 1.1 at most where
-it was hardly trained."""
+WRONG_TOKENS = {"pretrain": 1.02, "sft": 1.25}
+"""The same of a model that was trained before, and is far below 1 on text of its kind. Where it sees chat marks for the first time it
+begins at 0.7, or up to 1.1 if it was hardly trained."""
 NO_GRADIENT = 1e-7
 RISES = 2
 """A loss that jumps up so often, and comes down each time, follows the order of the data."""
@@ -47,6 +53,8 @@ def find_divergence(columns: Columns, facts: Facts) -> list[Finding]:
     level = smooth(curve.values)
     lowest = np.minimum.accumulate(level)
     limit = lowest + np.maximum(RISE_FRACTION * np.abs(lowest), RISE_DEVIATIONS * noise_of(curve.values))
+    # Whatever the noise (a run that breaks at its start is nothing but noise): this far above where it began is not learning.
+    limit = np.minimum(limit, (1 + ABOVE_FIRST[facts.stage]) * np.abs(curve.values[0]))
     above = np.flatnonzero(_lasting(level > limit))
     if not len(above):
         return []
@@ -67,7 +75,7 @@ def find_divergence(columns: Columns, facts: Facts) -> list[Finding]:
             remedy="Divide learning_rate and embedding_learning_rate by 10, or find them with `bloomery lr-find`; a longer warmup_fraction "
             "helps only where the loss breaks in the warm-up.",
         )]  # fmt: skip
-    if not facts.config.get("curriculum") and top < level[0] and len(_rises(curve)) >= RISES:
+    if not facts.config.get("curriculum") and len(_rises(curve)) >= RISES:
         return []  # find_order tells of it
     return [Finding(
         code="explosion", severity="error", step=step, evidence=numbers,
@@ -81,8 +89,6 @@ def find_order(columns: Columns, facts: Facts) -> list[Finding]:
     """A loss that jumps up and comes down several times: the data come in blocks, not shuffled."""
     curve = curve_of(columns, "train/loss")
     if facts.stage not in LOSS_STAGES or len(curve) < 2 * MIN_ROWS or facts.config.get("curriculum"):
-        return []
-    if find_divergence(columns, facts):
         return []
     rises = _rises(curve)
     if len(rises) < RISES:
@@ -99,7 +105,7 @@ def find_order(columns: Columns, facts: Facts) -> list[Finding]:
 def find_slow_learning(columns: Columns, facts: Facts) -> list[Finding]:
     """A loss that does not fall, or so slowly and so straight that larger steps would carry it further."""
     curve = curve_of(columns, "train/loss")
-    if facts.stage not in LOSS_STAGES or len(curve) < MIN_ROWS or find_divergence(columns, facts):
+    if facts.stage not in LOSS_STAGES or len(curve) < MIN_ROWS or find_divergence(columns, facts) or find_order(columns, facts):
         return []
     head, tail = ends(curve.values)
     noise = noise_of(curve.values)
@@ -114,8 +120,8 @@ def find_slow_learning(columns: Columns, facts: Facts) -> list[Finding]:
     if len(norms) and float(np.median(late(norms))) < NO_GRADIENT:
         return []  # find_no_gradient tells of it
     straight = _straightness(columns, curve)
-    is_small = _reach(columns, facts) < 1
-    if is_small or (fall > 4 * error and straight > STRAIGHT):
+    reach = _reach(columns, facts)
+    if reach < 1 or (fall > 4 * error and straight > STRAIGHT and not REACH < reach < math.inf):
         return [Finding(
             code="learning_rate_too_low", severity="warning", evidence={**numbers, "straightness": straight},
             title=f"The loss fell by {fall:.2g} of {head:.3g} in {len(curve)} logged steps, without bending: steps are too small "
@@ -135,8 +141,8 @@ def find_slow_learning(columns: Columns, facts: Facts) -> list[Finding]:
 def find_clipping(columns: Columns, facts: Facts) -> list[Finding]:
     """Gradients that are always far above the limit they are cut to."""
     norms, limit = curve_of(columns, "train/gradient_norm").values, facts.setting("max_gradient_norm", 0.0)
-    if not limit or len(norms) < MIN_ROWS:
-        return []
+    if facts.stage not in LOSS_STAGES or not limit or len(norms) < MIN_ROWS:
+        return []  # a policy gradient is mostly noise, and is clipped for it
     settled = late(norms)
     clipped, middle = float((settled > limit).mean()), float(np.median(settled))
     if clipped < ALWAYS_CLIPPED or middle < HARD_CLIPPED * limit:
@@ -176,14 +182,12 @@ def find_left_out(columns: Columns, facts: Facts) -> list[Finding]:
 
 def find_bad_start(columns: Columns, facts: Facts) -> list[Finding]:
     """A first loss that is worse than guessing: of fresh weights bad initialisation, of trained ones another's tokens."""
-    curve = curve_of(columns, "train/loss" if facts.stage in TOKEN_STAGES else "train/chosen_nll")
-    if not len(curve) or not math.isfinite(facts.guess_nats) or int(curve.steps[0]) > 3:
-        return []
-    if facts.stage not in (*TOKEN_STAGES, "preference"):
+    curve = curve_of(columns, "train/loss")
+    if facts.stage not in TOKEN_STAGES or not len(curve) or not math.isfinite(facts.guess_nats) or int(curve.steps[0]) > 3:
         return []
     first, ratio = float(curve.values[0]), float(curve.values[0]) / facts.guess_nats
     numbers = {"first": first, "guessing": facts.guess_nats}
-    if facts.has_init and ratio > WRONG_TOKENS:
+    if facts.has_init and ratio > WRONG_TOKENS[facts.stage]:
         return [Finding(
             code="tokenizer_mismatch", severity="error", step=int(curve.steps[0]), evidence=numbers,
             title=f"The trained model begins at a loss of {first:.3g}, worse than guessing among its tokens ({facts.guess_nats:.3g}): "
@@ -220,15 +224,19 @@ def _lasting(flags: np.ndarray) -> np.ndarray:
 
 
 def _rises(curve: Curve) -> list[int]:
-    """Places where the mean of the next few rows is far above that of the last few, one for each jump."""
+    """Places where the loss jumps to a higher level from one row to the next, and is smooth after, one for each jump."""
     width = max(3, min(16, len(curve) // 24))
     sums = np.concatenate([[0.0], np.cumsum(curve.values)])
     means = (sums[width:] - sums[:-width]) / width
-    jump = means[width:] - means[:-width]
-    before = means[: len(jump)]
-    limit = np.maximum(0.5 * RISE_FRACTION * np.abs(before), RISE_DEVIATIONS * noise_of(curve.values) * math.sqrt(2 / width))
-    places = np.flatnonzero(jump > limit) + width
-    return [int(p) for i, p in enumerate(places) if i == 0 or p - places[i - 1] > width]
+    jump, before = means[width:] - means[:-width], means[:-width]
+    places = np.flatnonzero(jump > RISE_FRACTION * np.abs(before)) + width
+    # Of neighbouring places the highest jump is the place; the others look at a part of it.
+    groups = np.split(places, np.flatnonzero(np.diff(places) > 1) + 1) if len(places) else []
+    found = [int(group[jump[group - width].argmax()]) for group in groups]
+    if not found:
+        return []
+    roughness = noise_of(curve.values[found[0] :])
+    return [place for place in found if jump[place - width] > JUMP_DEVIATIONS * roughness]
 
 
 def _straightness(columns: Columns, curve: Curve) -> float:

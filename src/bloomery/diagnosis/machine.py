@@ -7,13 +7,15 @@ from bloomery.diagnosis.curves import LOSS_STAGES
 from bloomery.diagnosis.finding import Facts, Finding
 
 MIN_ROWS = 8
-SLOW_LOADER = 0.2
+SLOW_LOADER = 0.25
 """Share of a step spent waiting for its data; it is read ahead, and healthy runs here wait 2 % at most."""
+LONG_WAIT_SECONDS = 0.005
+"""Shorter waits are the operating system's: steps of a few milliseconds meet them on a busy machine."""
 LAG = 1.3
 """Time of the slowest process over that of the middle one."""
 SAME_RANK = 0.8
 """Share of steps at which it is the same one; chance would spread it."""
-MUCH_PADDING = {"pretrain": 0.15, "sft": 0.35, "reward_model": 0.6, "preference": 0.6}
+MUCH_PADDING = {"pretrain": 0.15, "sft": 0.25, "reward_model": 0.6, "preference": 0.6}
 """Share of places without a token. Packing leaves 1 to 3 %; pairs stand in rows as long as the longest of them."""
 FEW_TRAINED = 0.05
 """Share of an sft's tokens that have a loss: answers below a twentieth of their prompts."""
@@ -25,7 +27,7 @@ def find_slow_loader(columns: Columns, facts: Facts) -> list[Finding]:
     if facts.stage not in LOSS_STAGES or len(waits) < MIN_ROWS:
         return []
     share = float(np.median(late(waits)))
-    if share < SLOW_LOADER:
+    if share < SLOW_LOADER or share * _step_seconds(columns) < LONG_WAIT_SECONDS:
         return []
     return [Finding(
         code="slow_loader", severity="warning", evidence={"data_fraction": share},
@@ -70,3 +72,13 @@ def find_waste(columns: Columns, facts: Facts) -> list[Finding]:
             remedy="Check the loss mask (loss_on) and the roles of the turns; shorten prompts, or train on more turns of each.",
         ))  # fmt: skip
     return found
+
+
+def _step_seconds(columns: Columns) -> float:
+    """How long a step usually takes, by its tokens and their speed; infinite if neither is known."""
+    speed, tokens = curve_of(columns, "train/tokens_per_second"), curve_of(columns, "tokens")
+    if len(speed) < 2 or len(tokens) < 2:
+        return float("inf")
+    steps = int(tokens.steps[-1] - tokens.steps[0])
+    each = float(tokens.values[-1] - tokens.values[0]) / max(steps, 1)
+    return each / max(float(np.median(late(speed.values))), 1e-9)

@@ -119,7 +119,8 @@ def grpo(
         return share_batches(rollout.episodes, minibatch(number, update, rollout.trained_N, config), policy)
 
     objective = functools.partial(policy_objective, config=config, vocab_size=tokenizer.vocab_size, watch_drift=learner.watch_drift)
-    training = run_rollouts(learner, policy, make_rollout=make_rollout, batches=batches, objective=objective, out=out, runtime=runtime)
+    how: dict[str, Any] = {"make_rollout": make_rollout, "batches": batches, "objective": objective}
+    training = run_rollouts(learner, policy, stage="grpo", **how, out=out, runtime=runtime)
     write_policy(model, training, init=init, out=out)
     return training_metrics(training)
 

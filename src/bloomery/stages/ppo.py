@@ -158,6 +158,7 @@ def ppo(
     training = run_rollouts(
         learner,
         policy,
+        stage="ppo",
         make_rollout=make_rollout,
         batches=batches,
         objective=objective,

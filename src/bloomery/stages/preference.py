@@ -215,6 +215,7 @@ def preference(
         num_validations=config.num_validations if held_out else 0,
         window_of_step=lambda step: {"pairs": plan.rows_of(step).tolist()},
         sample=functools.partial(write_samples, tokenizer=tokenizer, prompts=prompts, num_tokens=config.sample_tokens),
+        stage="preference",
     )
     state = make_state(model, config, parallel)
     keep = {"keep_last": launch.keep_snapshots, "keep_every_steps": launch.keep_every_steps}

@@ -182,6 +182,8 @@ def pretrain(
             prompts=data.beginnings(config.num_samples, num_tokens=PROMPT_TOKENS),
             num_tokens=config.sample_tokens,
         ),
+        stage="pretrain",
+        has_init=init is not None,
     )
     state = make_state(model, config, parallel)
     # What is read is part of what a run is: a snapshot of other tokens is refused, too.

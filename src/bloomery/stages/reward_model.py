@@ -250,6 +250,7 @@ def _train(
         validate=lambda model: _mean_metrics(sum_losses(model, validation, objective)),
         num_validations=config.num_validations if validation else 0,
         window_of_step=lambda step: {"comparisons": rows_of(step).tolist()},
+        stage="reward_model",
     )
     state = make_state(model, config, parallel)
     keep = {"keep_last": launch.keep_snapshots, "keep_every_steps": launch.keep_every_steps}

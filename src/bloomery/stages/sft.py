@@ -56,7 +56,7 @@ from bloomery.train.layout import find_misfits
 from bloomery.train.schedule import Decay
 from bloomery.train.sharding import arrange, distribute, gather_model
 from bloomery.train.spikes import spike_summary
-from bloomery.train.step import micro_batch_rows, num_micro_batches, own_share, sum_losses
+from bloomery.train.step import StepReport, micro_batch_rows, num_micro_batches, own_share, sum_losses
 
 VALIDATION_TOKENS = 65_536
 """Places of held-out text that a validation reads of each input of tokens."""
@@ -160,6 +160,8 @@ def sft(
         window_of_step=lambda step: _describe_rows(plan, sets, step),
         count_data=(lambda step: _count_places(plan, names, step)) if names else None,
         sample=functools.partial(write_samples, tokenizer=tokenizer, prompts=prompts, num_tokens=config.sample_tokens),
+        stage="sft",
+        note_step=note_trained,
     )
     state = make_state(model, config, parallel)
     keep = {"keep_last": launch.keep_snapshots, "keep_every_steps": launch.keep_every_steps}
@@ -266,6 +268,11 @@ def response_objective(model: Transformer, batch: Batch, *, names: Sequence[str]
     assert batch.source_B is not None
     group_N = batch.source_B.repeat_interleave(batch.token_BT.shape[1])
     return linear_next_token(*flat, compiled=model.compiled, group_N=group_N, group_names=names)
+
+
+def note_trained(report: StepReport) -> dict[str, float]:
+    """For the log: the share of the tokens of a step that have a loss."""
+    return {"train/trained_fraction": round(report.weight / report.tokens, 4)} if report.tokens else {}
 
 
 def measure_sets(model: Transformer, *, sources: Mapping[str, RowSource]) -> dict[str, float]:

@@ -8,6 +8,7 @@ is stopped by SIGTERM, which is saved first; spikes are left out or gone around 
 import contextlib
 import logging
 import math
+import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,9 @@ from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, Pos
 from bloomery.core import dist
 from bloomery.core.config import Config
 from bloomery.core.errors import Stopped
+from bloomery.core.metrics import read_metrics
 from bloomery.core.stage import Runtime
+from bloomery.diagnosis.finding import Facts
 from bloomery.model.config import LoraConfig, flops_per_token
 from bloomery.model.device import Precision, keep_freed_memory, return_freed_memory
 from bloomery.model.transformer import Transformer
@@ -31,6 +34,7 @@ from bloomery.train.spikes import SpikeRule, roll_back, rollback_target
 from bloomery.train.state import TrainState
 from bloomery.train.step import B, Objective, StepReport, train_step
 from bloomery.train.throughput import memory_in_use, peak_flops
+from bloomery.train.watch import Watch
 
 log = logging.getLogger(__name__)
 
@@ -119,6 +123,9 @@ class Run(Generic[B]):
     """Called after each step on every process; gives numbers for its row in the log."""
     pass_over: Callable[[int], int] | None = None
     """How many steps, from this step of the data on, are to count as done without being made."""
+    stage: str = ""
+    """What kind of training it is, and whether it began from a checkpoint: what the log is checked by (see train/watch.py)."""
+    has_init: bool = True
     guard: Callable[[Sequence[Mapping[str, float]]], Verdict] | None = None
     """Asked after each validation about all rows so far: the best one's snapshot is kept; a reason leads back to it and ends the run."""
 
@@ -140,10 +147,14 @@ def make_state(model: Transformer, config: TrainingConfig, parallel: Parallel | 
 def fit(state: TrainState, run: Run[B], config: TrainingConfig, *, snapshots: Snapshots, runtime: Runtime) -> None:
     """Trains `state` to the end of `run`, from the newest snapshot if there is one.
 
-    Logs a row for each step and each validation into `runtime.metrics`. Raises DataError when the loss stays not finite,
+    Logs a row for each step and each validation into `runtime.metrics`, and warnings of what they show. With `runtime.trial` that is
+    called in place of training. Raises DataError when the loss stays not finite,
     Stopped (after saving) when the runtime is asked to stop.
     """
     keep_freed_memory()
+    if runtime.trial is not None:
+        runtime.trial(state, run, config)
+        return
     snapshots.rule = SpikeRule(config.spike_sigmas, config.rollback_spikes, config.rollback_steps)
     snapshots.restore(state)
     if run.guard is not None and state.curve:
@@ -151,6 +162,7 @@ def fit(state: TrainState, run: Run[B], config: TrainingConfig, *, snapshots: Sn
     dist.barrier()  # rank 0 must not begin to replace snapshots while others still read
     points = validation_steps(run.num_steps, run.num_validations) if run.validate is not None else set()
     log_every = -(-run.num_steps // MAX_LOGGED_STEPS)
+    watch = _open_watch(state, run, config, runtime)
     with contextlib.closing(snapshots), runtime.progress(run.num_steps, "steps") as bar:
         bar.advance(state.step)
         while not state.early_stop:
@@ -158,7 +170,7 @@ def fit(state: TrainState, run: Run[B], config: TrainingConfig, *, snapshots: Sn
             # Between two validations steps can be passed over, and a point with them.
             last = state.curve[-1]["step"] if state.curve else -1
             if any(last < point <= state.step for point in points):
-                _validate(state, run, runtime)
+                _validate(state, run, runtime, watch)
                 if _end_early(state, run, snapshots, runtime):
                     break
             if state.step >= run.num_steps:
@@ -168,6 +180,7 @@ def fit(state: TrainState, run: Run[B], config: TrainingConfig, *, snapshots: Sn
             bar.advance(1, f"loss {report.loss:.3f}, {row['train/tokens_per_second']:,.0f} tokens/s")
             if dist.rank() == 0 and (state.step % log_every == 0 or state.step == run.num_steps):
                 runtime.metrics.write({"step": state.step, "tokens": state.tokens, **row})
+                watch.see({"step": state.step, "tokens": state.tokens, **row})
             undone = _answer_spike(state, run, report, snapshots, runtime) if report.skipped else 0
             bar.advance(-undone)
             if not undone:
@@ -226,7 +239,7 @@ def _step(state: TrainState, run: Run[B], config: TrainingConfig) -> tuple[StepR
     seconds = time.perf_counter() - started
     numbers = {"loss": report.loss, "learning_rate": factor * config.learning_rate, "gradient_norm": report.gradient_norm}
     numbers |= {**group_means(report.metrics), "tokens_per_second": round(report.tokens / seconds, 1), "skipped": state.skipped}
-    numbers |= {"data_fraction": round((loaded - started) / seconds, 5), **_use_of_machine(state.model, batches, report, seconds)}
+    numbers |= {"data_fraction": round((loaded - started) / seconds, 5), **_use_of_machine(state, batches, report, seconds)}
     if state.model.compute_dtype == torch.float16:
         numbers["loss_scale"] = state.loss_scale
     # JSON has no NaN: the row of a step that was skipped leaves out what was not a number.
@@ -291,14 +304,21 @@ def _end_early(state: TrainState, run: Run[B], snapshots: Snapshots, runtime: Ru
     return True
 
 
-def _use_of_machine(model: Transformer, batches: Sequence[B], report: StepReport, seconds: float) -> dict[str, float]:
+def _use_of_machine(state: TrainState, batches: Sequence[B], report: StepReport, seconds: float) -> dict[str, float]:
     if dist.rank() != 0 or not batches:
         return {}
-    device = model.device
+    model, device = state.model, state.model.device
     flops = flops_per_token(model.config, batches[0].document_BT.shape[-1])
     peak = peak_flops(device, model.compute_dtype) * dist.world_size()
-    mfu = round(flops * report.tokens / seconds / peak, 4)
-    return {"mfu": mfu, "memory_bytes": memory_in_use(device), "flops_per_token": flops}
+    # Rank 0's places stand for those of every process that reads other rows: they differ by a row at most.
+    places = sum(batch.document_BT.numel() for batch in batches) * state.parallel.layout.data
+    mfu, padding = flops * report.tokens / seconds / peak, max(0.0, 1 - report.tokens / max(places, 1))
+    found = {"mfu": round(mfu, 4), "memory_bytes": memory_in_use(device), "flops_per_token": flops, "padding_fraction": round(padding, 4)}
+    if len(report.rank_seconds) > 1:
+        slowest = max(report.rank_seconds)
+        lag = round(slowest / statistics.median(report.rank_seconds), 3)
+        found |= {"slowest_rank": report.rank_seconds.index(slowest), "rank_lag": lag}
+    return found
 
 
 def _stop_if_asked(state: TrainState, run: Run[B], snapshots: Snapshots, runtime: Runtime) -> None:
@@ -328,7 +348,14 @@ def _answer_spike(state: TrainState, run: Run[B], report: StepReport, snapshots:
     return before - state.step
 
 
-def _validate(state: TrainState, run: Run[B], runtime: Runtime) -> None:
+def _open_watch(state: TrainState, run: Run[B], config: TrainingConfig, runtime: Runtime) -> Watch:
+    """What looks at the log of this run, from where an earlier process left it."""
+    facts = Facts(stage=run.stage, config=config.model_dump(mode="json"), has_init=run.has_init, vocab_size=state.model.config.vocab_size)
+    path = runtime.metrics.path
+    return Watch(facts, read_metrics(path) if path is not None and state.step and dist.rank() == 0 else ())
+
+
+def _validate(state: TrainState, run: Run[B], runtime: Runtime, watch: Watch) -> None:
     assert run.validate is not None
     # Rounded, because the curve is reported and the last bits say nothing.
     row = {name: round(value, 6) for name, value in run.validate(state.model).items()}
@@ -337,4 +364,6 @@ def _validate(state: TrainState, run: Run[B], runtime: Runtime) -> None:
     if run.sample is not None and state.parallel.has_whole_model:
         state.samples.extend({"step": state.step, **sample} for sample in run.sample(state.model))
     if dist.rank() == 0:
-        runtime.metrics.write({"step": state.step, "tokens": state.tokens, **{f"validation/{name}": value for name, value in row.items()}})
+        named = {"step": state.step, "tokens": state.tokens, **{f"validation/{name}": value for name, value in row.items()}}
+        runtime.metrics.write(named)
+        watch.see(named)

@@ -5,6 +5,7 @@ whole batch happens once, here.
 """
 
 import math
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -47,7 +48,8 @@ Objective = Callable[[Transformer, B], LossTerms]
 class StepReport(NamedTuple):
     """What a step did. `loss` and `metrics` are means over the global batch; `gradient_norm` is that before clipping.
 
-    `reason` says why a step was skipped.
+    `reason` says why a step was skipped, `weight` what the loss was summed over. `rank_seconds` is how long each of several
+    processes took for its own part, before it waited for the others; what they exchange within it (FSDP, tensor, pipeline) counts.
     """
 
     loss: float
@@ -56,6 +58,8 @@ class StepReport(NamedTuple):
     tokens: int
     skipped: bool
     reason: str = ""
+    weight: float = 0.0
+    rank_seconds: tuple[float, ...] = ()
 
 
 def train_step(
@@ -73,7 +77,9 @@ def train_step(
         parameter.grad = None
     scaled = state.model.compute_dtype == torch.float16
     scale = state.loss_scale if scaled else 1.0
-    loss, metrics, tokens = _backward(state.model, micro_batches, lambda model, batch: scale_loss(objective(model, batch), scale), parallel)
+    loss, metrics, tokens, seconds = _backward(
+        state.model, micro_batches, lambda model, batch: scale_loss(objective(model, batch), scale), parallel
+    )
     gradients = parallel.sum_gradients(parameters)
     weight = metrics.pop("weight")
     norm = parallel.gradient_norm(parameters, gradients) / (weight * scale) if weight > 0 else math.nan
@@ -95,7 +101,7 @@ def train_step(
     note_usual(state, mean, norm, sigmas=spike_sigmas)
     _count(state, mean, norm, tokens, reason=reason, overflowed=overflowed)
     means = {name: value / max(weight, 1e-12) for name, value in metrics.items()}
-    return StepReport(mean if weight > 0 else 0.0, norm, means, tokens, bool(reason), reason)
+    return StepReport(mean if weight > 0 else 0.0, norm, means, tokens, bool(reason), reason, weight, seconds)
 
 
 @torch.no_grad()
@@ -135,8 +141,9 @@ def own_share(rows: np.ndarray, launch: Launch) -> np.ndarray:
 
 def _backward(
     model: Transformer, micro_batches: Sequence[B], objective: Objective[B], parallel: Parallel
-) -> tuple[float, dict[str, float], int]:
+) -> tuple[float, dict[str, float], int, tuple[float, ...]]:
     sums: dict[str, Tensor] = {}
+    started = time.perf_counter()
     for batch, terms in _accumulate(model, micro_batches, objective, parallel):
         tokens = (batch.document_BT > 0).sum() * parallel.counts_tokens
         for name, value in {"loss": terms.loss_sum, "weight": terms.weight, "tokens": tokens, **terms.metrics}.items():
@@ -144,9 +151,20 @@ def _backward(
     if isinstance(model, Pipelined):  # only the last place has terms
         zero = torch.zeros((), dtype=torch.float64, device=model.device)
         sums = {name: sums.get(name, zero) for name in model.from_last(list(sums))}
+    seconds = _rank_seconds(started, model.device)
     total = dist.all_reduce_sum(torch.stack(list(sums.values()))).tolist()
     metrics = dict(zip(sums, total, strict=True))
-    return metrics.pop("loss"), metrics, int(metrics.pop("tokens"))
+    return metrics.pop("loss"), metrics, int(metrics.pop("tokens")), seconds
+
+
+def _rank_seconds(started: float, device: torch.device) -> tuple[float, ...]:
+    """How long each process has worked since then; empty where there is one only."""
+    if dist.world_size() == 1:
+        return ()
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)  # costs nothing: the sums are waited for next
+    own = torch.tensor([time.perf_counter() - started], dtype=torch.float64, device=device)
+    return tuple(dist.all_gather(own).tolist())
 
 
 def _accumulate(

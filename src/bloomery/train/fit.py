@@ -316,7 +316,7 @@ def _use_of_machine(state: TrainState, batches: Sequence[B], report: StepReport,
     found = {"mfu": round(mfu, 4), "memory_bytes": memory_in_use(device), "flops_per_token": flops, "padding_fraction": round(padding, 4)}
     if len(report.rank_seconds) > 1:
         slowest = max(report.rank_seconds)
-        lag = round(slowest / statistics.median(report.rank_seconds), 3)
+        lag = round(slowest / statistics.median_low(report.rank_seconds), 3)
         found |= {"slowest_rank": report.rank_seconds.index(slowest), "rank_lag": lag}
     return found
 

@@ -3,10 +3,12 @@
 import csv
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -75,7 +77,10 @@ def test_a_curve_grows_while_a_run_trains_and_the_run_is_stopped_and_resumed_by_
     page.get_by_role("button", name="Resume").click()
     page.locator("header .tag", has_text="running").wait_for(timeout=60_000)
     wait_for_points(page, before + 3)
-    assert growing.ask(f"/api/runs/{run_id(growing, 'grow')}/resume", method="POST", body={})[1]["started"] is False
+    run = run_id(growing, "grow")
+    assert growing.ask(f"/api/runs/{run}/resume", method="POST", body={})[1]["started"] is False
+    resumed = growing.ask(f"/api/runs/{run}")[1]["process"]["pid"]
+    assert os.getsid(resumed) == resumed != os.getsid(growing.process.pid)  # Ctrl-C in the server's terminal, or its end, is not its own
     page.get_by_role("button", name="Stop").click()
     page.locator("header .tag", has_text="stopped").wait_for(timeout=60_000)
     page.get_by_role("tab", name="Settings and log").click()
@@ -198,3 +203,17 @@ def test_the_doctors_findings_stand_above_the_run_with_what_to_do(web, open_page
     page.get_by_text("The doctor:").click()
     page.get_by_text(findings[0]["title"]).first.click()
     assert page.get_by_text(findings[0]["remedy"]).first.is_visible()
+
+
+def test_a_stream_goes_on_where_a_lost_connection_left_it(web):
+    key = f"{run_id(web, 'smoke')}.base"
+    training = next(found for found in find_trainings(web.store / "smoke") if found.facts.node == "base")
+    rows = read_metrics(training.metrics)
+    missed = [row["train/loss"] for row in rows[10:] if "train/loss" in row]
+    headers = {"Authorization": f"Bearer {web.token}", "Last-Event-ID": json.dumps({key: "0.10"})}
+    request = urllib.request.Request(f"{web.url}/api/runs/live?of={key}&metric=train/loss", headers=headers)
+    with urllib.request.urlopen(request, timeout=30) as stream:
+        event = dict(stream.readline().decode().rstrip("\n").split(": ", 1) for _ in range(3))
+    assert event["event"] == "points"
+    assert json.loads(event["data"])[key]["curves"]["train/loss"]["y"] == pytest.approx(missed, rel=1e-5)
+    assert json.loads(event["id"])[key] == f"0.{len(rows)}"

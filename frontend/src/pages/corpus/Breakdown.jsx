@@ -6,7 +6,7 @@ import { Choice, Problem, Spinner, Table } from "../../ui/parts.jsx";
 
 const BY = { language: "Languages", domain: "Domains", source: "Sources" };
 const FIRST = 20;
-const MOST = 500;
+const MOST = 200;
 
 export function Breakdown({ step }) {
   const query = place.value.query;
@@ -19,7 +19,7 @@ export function Breakdown({ step }) {
     { key: "value", label: BY[by].slice(0, -1), render: (row) => <span class="text mono">{row.value || "(none)"}</span> },
     { key: "bar", label: "Share of documents", render: (row) => <span class="corpus-share"><span class="corpus-bar thin" aria-hidden="true"><span class="stayed" style={{ width: `${(100 * row.share) / most}%` }} /></span> {percent(row.share)}</span> },
     { key: "documents", label: "Documents", align: "right", render: (row) => whole(row.documents) },
-    { key: "bytes", label: "Bytes", align: "right", render: (row) => bytes(row.bytes) },
+    { key: "bytes", label: "Bytes", align: "right", render: (row) => `${value.bytes_estimated && row.bytes !== null ? "≈ " : ""}${bytes(row.bytes)}` },
   ];
   return (
     <>
@@ -28,9 +28,10 @@ export function Breakdown({ step }) {
       {!ours && loading && <Spinner label="Counting" />}
       {ours && !ours.rows.length && <p class="muted">No document is left to count.</p>}
       {ours && ours.rows.length > 0 && <Table caption={`${BY[by]} of the documents kept`} columns={columns} rows={ours.rows} />}
+      {ours?.bytes_estimated && <small>≈ shared out by the characters that the filter counted: these texts are too large to be measured now.</small>}
       {ours?.others?.values > 0 && (
         <p class="muted corpus-more">
-          {whole(ours.others.values)} more with {whole(ours.others.documents)} documents, {bytes(ours.others.bytes)}.{" "}
+          {whole(ours.others.values)} more with {whole(ours.others.documents)} documents{ours.others.bytes === null ? "" : `, ${bytes(ours.others.bytes)}`}.{" "}
           {limit < MOST && <button type="button" class="quiet" onClick={() => setQuery({ count: MOST })}>Show more</button>}
         </p>
       )}

@@ -68,8 +68,9 @@ function Other({ other }) {
   return (
     <article class="card corpus-doc dropped">
       <p class="corpus-url mono text"><span class="tag bad">dropped</span> {other.doc.url || other.doc.id}</p>
-      <p class="muted">{other.similarity !== null && other.similarity !== undefined && `${percent(other.similarity, 0)} alike. `}{same && "What was compared is the same."}</p>
-      <div class="text corpus-text" dir="auto">{other.segments.map((segment, place) => <Segment key={place} {...segment} />)}</div>
+      <p class="muted">{other.similarity !== null && other.similarity !== undefined && `${percent(other.similarity, 0)} alike. `}{!other.segments.length ? "Its text is stored no more." : same && "What was compared is the same."}</p>
+      {other.skipped > 0 && <p class="muted">The first {whole(other.skipped)} characters are the same.</p>}
+      {other.segments.length ? <div class="text corpus-text" dir="auto">{other.segments.map((segment, place) => <Segment key={place} {...segment} />)}</div> : <CutText text={other.doc.text} characters={other.doc.characters} />}
       <p class="corpus-actions"><button type="button" class="quiet" onClick={() => tell(other.doc.id)}>What happened to it</button></p>
     </article>
   );

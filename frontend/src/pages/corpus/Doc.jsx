@@ -17,6 +17,7 @@ export function Doc({ doc, side }) {
       </p>
       <Reason doc={doc} side={side} />
       <CutText text={doc.text} characters={doc.characters} />
+      {doc.is_whole === false && doc.characters <= doc.text.length && <small>Only its beginning is stored.</small>}
       <p class="corpus-actions">
         <button type="button" class="quiet" onClick={() => tell(doc.id)}>What happened to it</button>
         {doc.kept_id && <button type="button" class="quiet" onClick={() => tell(doc.kept_id)}>The copy that was kept</button>}

@@ -28,8 +28,10 @@ export function Thresholds({ step }) {
         <button type="button" disabled={!(rule.name in moved)} onClick={() => move(rule.name, null)}>As it was ({number(rule.threshold)})</button>
       </div>
       <p class="muted">
-        Keeps <span class="mono">{rule.signal}</span> of {rule.keeps} the threshold. It judged {whole(rule.documents)} documents{rule.origin ? `; ${rule.origin}` : ""}.
-        {Object.entries(rule.threshold_by_language).map(([language, value]) => ` In ${language} it is ${number(value)}, and stays.`)}
+        Keeps <span class="mono">{rule.signal}</span> of {rule.keeps} the threshold. Of {whole(rule.documents)} documents that it is for, {whole(rule.broken)} break it
+        {rule.dropped === rule.broken ? "" : `, ${whole(rule.dropped)} of them as their first rule`}.
+        {Object.entries(rule.threshold_by_language).map(([language, value]) => ` In ${language} the threshold is ${number(value)}, and stays.`)}
+        {rule.origin && <> <small>{rule.origin}</small></>}
       </p>
       <Shape step={step} rule={rule} threshold={moved[rule.name] ?? rule.threshold} onMove={(value) => move(rule.name, value)} />
       <WhatIf artifact={step.artifact} moved={moved} />
@@ -110,7 +112,7 @@ function WhatIf({ artifact, moved }) {
         <h3 id="corpus-new">The new funnel</h3>
         <Problem error={error} />
         <Bar before={before.documents_out} after={after.documents_out} most={Math.max(1, before.documents_in)} />
-        <p role="status" class="corpus-verdict">{whole(after.documents_out)} of {whole(after.documents_in)} documents kept ({percent(after.documents_out / Math.max(1, after.documents_in))}), {change(after.documents_out - before.documents_out)}</p>
+        <p role="status" class="corpus-verdict">{whole(after.documents_out)} of {whole(after.documents_in)} documents kept ({percent(after.documents_out / Math.max(1, after.documents_in))}), {change(after.documents_out - before.documents_out)}{value.gained || value.lost ? ` (${whole(value.gained)} gained, ${whole(value.lost)} lost)` : ""}</p>
         <div class="scroll" tabindex="0" role="region" aria-label="The funnel before and after">
           <table>
             <caption class="hidden">The funnel before and after</caption>

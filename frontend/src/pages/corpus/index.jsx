@@ -1,5 +1,5 @@
 // What curation did: a run's funnel, what became of one document, and of a chosen stage its documents, thresholds, origins, duplicates, placeholders.
-import { useState } from "preact/hooks";
+import { useEffect, useState } from "preact/hooks";
 import { place, setQuery } from "../../router.js";
 import { useJson } from "../../ui/load.js";
 import { Empty, Field, Problem, Select, Spinner, Tabs } from "../../ui/parts.jsx";
@@ -30,7 +30,7 @@ export default function Page() {
         <>
           <div class="row corpus-tools">
             <Select label="Run" value={run} options={runs.map(({ id, name }) => ({ value: id, label: name }))} onChange={(id) => setQuery({ run: id, artifact: null, document: null, ...OF_A_STAGE }, { replace: false })} />
-            <Search key={query.get("document")} />
+            <Search asked={query.get("document") ?? ""} />
           </div>
           {query.get("document") && <Story key={`${run} ${query.get("document")}`} run={run} document={query.get("document")} />}
           <Run key={run} run={run} />
@@ -41,8 +41,9 @@ export default function Page() {
 }
 
 /** Asks what happened to a document by its address or id. */
-function Search() {
-  const [text, setText] = useState(place.value.query.get("document") ?? "");
+function Search({ asked }) {
+  const [text, setText] = useState(asked);
+  useEffect(() => setText(asked), [asked]);
   const ask = (event) => {
     event.preventDefault();
     setQuery({ document: text.trim() || null }, { replace: false });

@@ -1,5 +1,5 @@
 // What the votes say: ratings with intervals, also for answers of equal length; who beat whom how often; how far annotators agree.
-import { number, percent, whole } from "../../ui/format.js";
+import { percent, whole } from "../../ui/format.js";
 import { useJson } from "../../ui/load.js";
 import { Empty, Problem, Spinner, Table } from "../../ui/parts.jsx";
 
@@ -98,7 +98,7 @@ function Whisker({ name, one, fair, low, high }) {
 
 function Agreement({ value, overlap }) {
   const { krippendorff_alpha: alpha, fleiss_kappa: fleiss, cohen_kappa: cohen } = value;
-  const told = (one) => (one.value === null ? "not defined yet" : `${number(one.value, 2)} over ${whole(one.items)} items`);
+  const told = (one) => (one.value === null ? "not defined yet" : `${one.value.toFixed(2)} over ${whole(one.items)} items`);
   return (
     <section>
       <h2>Agreement</h2>
@@ -111,7 +111,7 @@ function Agreement({ value, overlap }) {
             caption="Cohen's kappa of every two annotators" rows={cohen.map((one) => ({ ...one, id: one.annotators.join() }))}
             columns={[
               { key: "annotators", label: "Annotators", render: (row) => row.annotators.join(" and ") },
-              { key: "value", label: "Cohen's κ", align: "right", render: (row) => (row.value === null ? "–" : number(row.value, 2)) },
+              { key: "value", label: "Cohen's κ", align: "right", render: (row) => (row.value === null ? "–" : row.value.toFixed(2)) },
               { key: "items", label: "Items of both", align: "right" },
             ]}
           />

@@ -7,6 +7,7 @@ resampled together.
 
 from collections.abc import Sequence
 from itertools import combinations
+from random import Random
 from typing import Any  # Any: JSON
 
 from bloomery.core.errors import DataError
@@ -65,7 +66,8 @@ def ratings_record(judgements: Sequence[Judgement], *, seed: int = 0) -> dict[st
 def agreement_record(judgements: Sequence[Judgement]) -> dict[str, Any]:
     """Krippendorff's alpha and Fleiss' kappa of all, Cohen's kappa of every two annotators, all nominal.
 
-    A pair is judged as one of a, b, tie, both bad; a ranking of K answers is C(K, 2) judgements, each of which answer is ahead.
+    A pair is judged as the first or the second one, a tie, or both bad; a ranking of K answers is C(K, 2) judgements, each of which
+    answer is ahead.
     """
     said: dict[str, dict[Any, str]] = {}
     for one in judgements:
@@ -85,11 +87,15 @@ def agreement_record(judgements: Sequence[Judgement]) -> dict[str, Any]:
 
 
 def _judgements_of(one: Judgement) -> dict[Any, str]:
-    if one.choice != "ranking":
-        return {one.item: one.choice}
-    pairs = combinations(range(len(one.ranks)), 2)
-    ahead = {-1: "first", 0: "tie", 1: "second"}
-    return {(one.item, i, j): ahead[(one.ranks[i] > one.ranks[j]) - (one.ranks[i] < one.ranks[j])] for i, j in pairs}
+    # Answers lie in the order of their models. Which of two is called first is a coin of the item's: else "the first one" would be
+    # what everybody says of a good model, and chance, which is measured by how often each thing is said, would look like agreement.
+    found = {}
+    for i, j in combinations(range(len(one.ranks)), 2):
+        coin = Random(f"agreement/{one.item}/{i}/{j}")
+        first, second = (i, j) if coin.random() < 0.5 else (j, i)
+        ahead = "first" if one.ranks[first] < one.ranks[second] else "second" if one.ranks[first] > one.ranks[second] else "tie"
+        found[one.item, i, j] = one.choice if one.choice == "both_bad" else ahead
+    return found
 
 
 def _record(found: Agreement) -> dict[str, Any]:

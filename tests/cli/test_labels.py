@@ -27,8 +27,8 @@ def labels(tmp_path: Path, smoke_store: Path):
 
 def test_a_campaign_from_models_of_a_run_to_a_file_of_votes(labels, tmp_path):
     made = labels(
-        "create", "first", "--model", "smoke/sft", "--model", "smoke/dpo", "--prompts", "smoke/skills", "--num-prompts", 6, "--max-tokens", 6,
-        "--temperature", 1, "--overlap", 2,
+        "create", "first", "--model", "smoke/sft", "--model", "smoke/dpo", "--prompts", "smoke/skills", "--num-prompts", 6,
+        "--max-tokens", 6, "--temperature", 1, "--overlap", 2,
     )  # fmt: skip
     assert (made["prompts"], made["answers"]) == (6, 12)
     assert labels("answers", "first")["made"] == 0

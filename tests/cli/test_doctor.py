@@ -87,7 +87,7 @@ def test_a_run_that_is_not_there_and_a_node_without_a_training_are_refused(smoke
 def test_lr_find_says_which_rate_to_take_and_leaves_nothing_behind(tmp_path, store, monkeypatch):
     monkeypatch.chdir(tmp_path)
     before = visible(store)
-    options = ["--set", "base.batch_tokens=1024", "--set", "base.optimizer=adamw", "--steps", "40", "--from", "1e-4", "--to", "10"]
+    options = ["--set", "base.batch_tokens=1024", "--set", "base.optimizer=adamw", "--steps", "25", "--from", "1e-4", "--to", "10"]
     result = run("lr-find", "smoke", "--store", store, "--stage", "base", *options, "--json")
     assert result.exit_code == 0, result.output
     told = json.loads(result.stdout)

@@ -1,5 +1,8 @@
 """Rows of a log as columns."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 
 from bloomery.diagnosis.columns import columns_of, curve_of, noise_of, smooth
@@ -25,3 +28,12 @@ def test_one_odd_value_does_not_show_in_a_smoothed_curve_and_noise_is_that_aroun
 def test_a_log_without_rows_and_a_stage_nobody_knows_have_no_findings():
     assert diagnose([], Facts(stage="pretrain")) == []
     assert diagnose([{"step": 1, "train/loss": 3.0}], Facts()) == []
+
+
+def test_the_docs_name_every_finding_and_no_other():
+    root = Path(__file__).resolve().parents[2]
+    codes = {
+        code for path in (root / "src/bloomery/diagnosis").glob("*.py") for code in re.findall(r'code="(\w+)"', path.read_text("utf-8"))
+    }
+    documented = set(re.findall(r"^\| `(\w+)`", (root / "docs/doctor.md").read_text("utf-8"), flags=re.MULTILINE))
+    assert codes == documented and len(codes) == 29

@@ -22,11 +22,12 @@ def found(run: Run, **measured: float) -> set[str]:
     return set(run.codes(**measured)) - {"under_trained"}
 
 
-@pytest.mark.parametrize("rate", [1e-5, 1e-4])
-def test_steps_that_are_too_small(tmp_path, corpus, language, rate):
-    run = train(tmp_path / "out", corpus, language, learning_rate=rate, embedding_learning_rate=rate)
+def test_steps_that_are_too_small_and_the_training_warns_of_it_once(tmp_path, corpus, language, caplog):
+    run = train(tmp_path / "out", corpus, language, learning_rate=1e-4, embedding_learning_rate=1e-4)
     assert found(run) == {"learning_rate_too_low"}
-    assert run.findings()[0].evidence["learning_rate"] == pytest.approx(rate)
+    assert run.findings()[0].evidence["learning_rate"] == pytest.approx(1e-4)
+    warned = [record.getMessage() for record in caplog.records if record.name == "bloomery.train.watch"]
+    assert len(warned) == 1 and "(learning_rate_too_low)" in warned[0]
 
 
 def test_steps_that_are_too_large(tmp_path, corpus, language):
@@ -185,7 +186,7 @@ def test_text_that_is_learned_by_heart_read_too_often_and_not_carried_over(tmp_p
 
 
 def test_a_model_that_is_too_large_for_its_tokens(tmp_path, corpus, language):
-    run = train(tmp_path / "out", corpus, language, model=ModelShape(depth=2, dim=32, head_dim=16, mlp_dim=64))
+    run = train(tmp_path / "out", corpus, language, model=ModelShape(depth=2, dim=32, head_dim=16, mlp_dim=64), tokens=512 * 30)
     assert [(f.code, f.severity) for f in run.findings()] == [("under_trained", "note")]
 
 

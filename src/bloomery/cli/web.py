@@ -39,6 +39,8 @@ def web(
         list[str] | None, typer.Option("--allow-host", help="A name by which this server is reached (repeatable).", metavar="NAME")
     ] = None,
     labels: Annotated[str, LABELS_OPTION] = "",
+    device: Annotated[str, typer.Option("--device", help="Where models answer: auto (a GPU if there is one), cpu, cuda, cuda:1.")] = "auto",
+    model_memory: Annotated[float, typer.Option("--model-memory", min=0.1, help="That models may take, together.", metavar="GB")] = 16.0,
     open_browser: Annotated[bool, typer.Option("--open", help="Open the page in a browser here.")] = False,
     store: StoreOption = DEFAULT_STORE,
     as_json: Json = False,
@@ -57,8 +59,11 @@ def web(
 
         from bloomery.web.context import make_context
         from bloomery.web.guard import Access
+        from bloomery.web.sampling import ModelLimits
 
-        app = make_web_app(make_context(store, labels=labels), Access(token=token, hosts=[*(allow_host or []), socket.gethostname(), host]))
+        limits = ModelLimits(device=device, max_bytes=round(model_memory * 1e9))
+        context = make_context(store, labels=labels, limits=limits)
+        app = make_web_app(context, Access(token=token, hosts=[*(allow_host or []), socket.gethostname(), host]))
         address = listener.getsockname()
         shown = socket.gethostname() if address[0] in ("0.0.0.0", "::") else f"[{address[0]}]" if ":" in address[0] else address[0]
         url = f"http://{shown}:{address[1]}/" + (f"?token={token}" if token else "")

@@ -8,6 +8,7 @@ from bloomery.core.artifact import Store
 from bloomery.web.directory import Directory
 from bloomery.web.labels.location import default_labels
 from bloomery.web.models import ModelHost
+from bloomery.web.sampling import ModelLimits
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,9 +28,12 @@ class WebContext:
             await close()
 
 
-def make_context(root: Path, *, labels: str = "") -> WebContext:
-    """A context for the store in folder `root`, which need not exist yet. `labels`: where votes are kept; "" is a file in it."""
+def make_context(root: Path, *, labels: str = "", limits: ModelLimits | None = None) -> WebContext:
+    """A context for the store in folder `root`, which need not exist yet.
+
+    `labels`: where votes are kept, "" is a file in it; `limits`: of the models that answer.
+    """
     store = Store(root)
     directory = Directory(store)
-    models = ModelHost(directory)
+    models = ModelHost(directory, limits=limits)
     return WebContext(store=store, directory=directory, models=models, labels_url=labels or default_labels(root), closing=[models.close])

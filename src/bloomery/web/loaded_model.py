@@ -86,7 +86,7 @@ class LoadedModel:
 
 def read_model(folder: Path, voice: Voice, *, limits: ModelLimits) -> LoadedModel:
     """The model in a Hugging Face folder, in float32, on a GPU if there is one. Raises DataError for one that cannot be read."""
-    network = load_model(folder, device=resolve_device("auto")).eval()
+    network = load_model(folder, device=resolve_device(limits.device)).eval()
     return LoadedModel(Engine(network, voice), voice, limits=limits)
 
 

@@ -17,6 +17,8 @@ MAX_ANSWER_TOKENS = 4096
 class ModelLimits(Config):
     """What the host keeps and takes on."""
 
+    device: str = "auto"
+    """Where models answer: auto (a GPU if there is one), cpu, cuda, cuda:1."""
     max_models: PositiveInt = 4
     """Loaded at once."""
     max_bytes: PositiveInt = 16 << 30

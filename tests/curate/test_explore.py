@@ -1,5 +1,7 @@
 """Looks into curation: samples, histograms, thresholds, clusters and what-if, from the tables that stages leave."""
 
+import time
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -76,8 +78,11 @@ def test_documents_are_found_by_id_and_counted_by_domain(folder):
     found = explore.find_documents([folder], ["d11", "d39", "d00", "nobody"])
     assert {id: row["text"] for id, row in found.items()} == {"d11": "text 11", "d39": "text 39"}
     counted = explore.count_by(folder, "domain")
-    assert sum(row["documents"] for row in counted) == 24
-    assert {row["name"] for row in counted} == {f"site{i}.example" for i in range(3)}
+    assert counted.rows["documents"].sum() == 24 and counted.rows["bytes"].sum() == 24 * len("text 17") and not counted.is_estimated
+    assert set(counted.rows["name"]) == {f"site{i}.example" for i in range(3)}
+    unread = explore.count_by(folder, "domain", max_text_bytes=10)
+    assert unread.is_estimated and unread.rows["bytes"].null_count() == 3  # nobody measured their lengths
+    assert unread.rows.drop("bytes").equals(counted.rows.drop("bytes"))
 
 
 def test_clusters_come_largest_first_with_their_members(tmp_path):
@@ -98,6 +103,16 @@ def test_what_two_texts_share_and_do_not_adds_up_to_both():
     assert "".join(p.text for p in pieces if p.where != "second") == first
     assert " ".join("".join(p.text for p in pieces if p.where != "first").split()) == second
     assert [p.where for p in pieces] == ["both", "first", "second", "both", "first", "second"]
+
+
+def test_texts_made_to_be_slow_to_compare_are_compared_soon_and_lose_nothing():
+    first, second = "start b " + "a " * 3000 + "b end", "start c " + "a " * 2500 + "c " + "a " * 500 + "end"
+    began = time.monotonic()
+    pieces = explore.compare_texts(first, second)
+    assert time.monotonic() - began < 2
+    assert "".join(p.text for p in pieces if p.where != "second") == first
+    assert "".join(p.text for p in pieces if p.where != "first").split() == second.split()
+    assert [p.where for p in pieces] == ["both", "first", "second", "both"] and pieces[-1].text == "end"
 
 
 def test_an_empty_ledger_and_signals_of_another_stage_are_told(tmp_path):

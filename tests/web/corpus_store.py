@@ -23,7 +23,7 @@ inputs = { documents = "extracted" }
 [stages.filtered.config]
 rules = ["language", "gopher_quality"]
 languages = ["en", "de"]
-thresholds = { too_few_stop_words = 0 }
+thresholds = { too_few_stop_words = 0, too_few_alphabetic = 0.5 }
 language_thresholds = { de = { too_few_words = 20 } }
 
 [stages.unique]

@@ -40,6 +40,21 @@ def test_a_dragged_threshold_changes_the_funnel(web, steps):
     assert [(status, len(found["kept"]), len(found["dropped"])) for status, found in kinds] == [(200, 2, 2)] * 3
 
 
+def test_documents_are_looked_at_one_by_one(web, steps):
+    unique = steps["dedup"]["artifact"]
+    status, answer = ask(web, "clusters", artifact=unique, limit=3)
+    assert status == 200 and len(answer["clusters"]) == 3 <= answer["total"]
+    status, answer = ask(web, "cluster", artifact=unique, cluster=answer["clusters"][0]["id"])
+    assert status == 200 and {segment["op"] for segment in answer["others"][0]["segments"]} <= {"same", "removed", "added"}
+    run = web.ask("/api/corpus/runs")[1]["runs"][0]["id"]
+    status, story = ask(web, "story", run=run, document=answer["others"][0]["doc"]["url"])
+    assert status == 200 and [event["what"] for event in story["events"] if event["stage"] == "dedup"] == ["cluster", "dropped"]
+    status, story = ask(web, "story", run=run, document="https://pydoc.local/none.html")
+    assert status == 200 and story["document"] is None and story["near"]
+    status, answer = ask(web, "breakdown", artifact=steps["mix"]["artifact"], by="domain")
+    assert status == 200 and [row["value"] for row in answer["rows"]] == ["pydoc.local"]
+
+
 def test_what_cannot_be_answered_is_refused_with_the_reason(web, steps):
     filtered, unique = steps["filter"]["artifact"], steps["dedup"]["artifact"]
     for path, query, status, reason in [
@@ -52,6 +67,11 @@ def test_what_cannot_be_answered_is_refused_with_the_reason(web, steps):
         ("samples", {"artifact": filtered, "kind": "near"}, 400, "rule: missing"),
         ("samples", {"artifact": filtered, "count": 1000}, 400, "not between 0 and 50"),
         ("samples", {"artifact": filtered, "kind": "rule", "rule": "nobody"}, 400, "no document was dropped by"),
+        ("clusters", {"artifact": filtered}, 400, "those of dedup"),
+        ("cluster", {"artifact": unique, "cluster": "nobody"}, 404, "no such group"),
+        ("pii", {"artifact": filtered}, 400, "those of redact"),
+        ("breakdown", {"artifact": filtered, "by": "text"}, 400, "not one of language, domain, source"),
+        ("story", {"run": "0" * 16, "document": "x"}, 404, "no such run"),
     ]:
         got, answer = ask(web, path, **query)
         assert (got, reason in answer["error"]["message"]) == (status, True), (path, query, answer)

@@ -203,11 +203,13 @@ def show_counts(path: Path, by: str, *, top: int, as_json: bool) -> None:
 
     if by not in ("language", "source", "domain"):
         raise ConfigError(f"--by {by}: {suggest(by, ('language', 'source', 'domain'))}")
-    rows = count_by(path, by, top=top)  # type: ignore[arg-type]  # checked above
+    rows = count_by(path, by).rows.head(top).to_dicts()  # type: ignore[arg-type]  # checked above
     if as_json:
         print_json({"by": by, "rows": rows})
         return
-    print_table([by, "documents", "text"], [[row["name"] or "(none)", f"{row['documents']:,}", format_bytes(row["bytes"])] for row in rows])
+    print_table(
+        [by, "documents", "text"], [[row["name"] or "(none)", f"{row['documents']:,}", format_bytes(int(row["bytes"]))] for row in rows]
+    )
 
 
 def show_bias(path: Path, *, top: int, as_json: bool) -> None:

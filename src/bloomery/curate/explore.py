@@ -8,6 +8,7 @@ pages draw it. All of them work on the folder of one finished artifact.
 import difflib
 import hashlib
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple  # Any: rows of Parquet
@@ -24,10 +25,16 @@ from bloomery.core.errors import ConfigError, DataError
 from bloomery.core.files import SIDE_FOLDERS
 from bloomery.curate import ledger
 from bloomery.curate.judged import SIGNALS
-from bloomery.curate.parquet_rows import Place, count_rows, find_ids, named_first, read_column, read_places
+from bloomery.curate.parquet_rows import Place, count_rows, find_ids, named_first, read_column, read_places, unreadable
 from bloomery.curate.rules import Rule, find_broken
 
 CLUSTERS = "clusters"
+MAX_PAIRS = 200_000
+"""Pairs of equal words of two texts that a comparison looks at: without a limit, two texts of one word again and again take minutes."""
+
+HOST = r"^[A-Za-z][A-Za-z0-9+.-]*://(?:[^/@]*@)?([^/:?#]+)"
+
+Column = Literal["language", "source", "domain"]
 
 Array = np.ndarray[Any, Any]
 
@@ -180,16 +187,43 @@ def largest_clusters(folder: Path, *, num_clusters: int) -> list[dict[str, Any]]
 
     Raises DataError if the artifact has none: only `dedup` writes them.
     """
+    sizes = cluster_sizes(folder).head(num_clusters)
+    members = cluster_members(folder, sizes["cluster"].to_list())
+    return [{"kept": kept, "size": size, "members": members[kept]} for kept, size in sizes.iter_rows()]
+
+
+def cluster_sizes(folder: Path) -> pl.DataFrame:
+    """Every group of duplicates by the document that stays (`cluster`) with its `size`, the largest first.
+
+    Raises DataError if the artifact has none: only `dedup` writes them.
+    """
+    groups = _duplicates(folder).group_by("cluster").agg(size=pl.col("cluster_size").max())
+    return _collect(folder, groups.sort(["size", "cluster"], descending=[True, False]))
+
+
+def cluster_members(folder: Path, clusters: Sequence[str], *, most: int = 1 << 62) -> dict[str, list[dict[str, Any]]]:
+    """Of each of these groups the documents that went, {"id", "similarity"}, those most like the one that stays first."""
+    wanted = _duplicates(folder).filter(pl.col("cluster").is_in(list(clusters)) & (pl.col("id") != pl.col("cluster")))
+    ordered = wanted.select("cluster", "id", "similarity").sort(["similarity", "id"], descending=[True, False])
+    rows = _collect(folder, ordered.group_by("cluster", maintain_order=True).head(most))
+    found: dict[str, list[dict[str, Any]]] = {cluster: [] for cluster in clusters}
+    for cluster, id, similarity in rows.iter_rows():
+        found[cluster].append({"id": id, "similarity": similarity})
+    return found
+
+
+def _duplicates(folder: Path) -> pl.LazyFrame:
     paths = sorted((folder / CLUSTERS).glob("*.parquet"))
     if not paths:
         raise DataError(f"{folder}: no {CLUSTERS}/ there; look into the artifact of a dedup stage")
-    frame = pl.concat([pl.read_parquet(path) for path in paths]).filter(pl.col("cluster_size") > 1)
-    sizes = frame.group_by("cluster").agg(pl.col("cluster_size").max()).sort(["cluster_size", "cluster"], descending=[True, False])
-    clusters = []
-    for kept, size in sizes.head(num_clusters).iter_rows():
-        members = frame.filter((pl.col("cluster") == kept) & (pl.col("id") != kept)).sort(["similarity", "id"], descending=[True, False])
-        clusters.append({"kept": kept, "size": size, "members": members.select("id", "similarity").to_dicts()})
-    return clusters
+    return pl.scan_parquet(paths).filter(pl.col("cluster_size") > 1)
+
+
+def _collect(folder: Path, frame: pl.LazyFrame) -> pl.DataFrame:
+    try:
+        return frame.collect()
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise DataError(f"{folder / CLUSTERS}: not readable: {error}") from error
 
 
 def find_documents(
@@ -205,42 +239,86 @@ def find_documents(
 
 
 def compare_texts(first: str, second: str, *, max_words: int = 4000) -> list[Piece]:
-    """How two texts differ, word by word; only their first `max_words` words are compared.
+    """How two texts differ, word by word; only their first `max_words` words are compared. Texts of which the same few words
+    make up too much to be matched (MAX_PAIRS) differ as a whole between their common beginning and end.
 
     >>> [tuple(piece) for piece in compare_texts("one two three", "one 2 three")]
     [('both', 'one '), ('first', 'two '), ('second', '2 '), ('both', 'three')]
     """
     a, b = (re.findall(r"\S+\s*", text)[:max_words] for text in (first, second))
-    pieces: list[Piece] = []
     # Compared without white space: a line broken elsewhere is no difference.
-    matcher = difflib.SequenceMatcher(None, [w.strip() for w in a], [w.strip() for w in b], autojunk=False)
-    for kind, i, j, k, m in matcher.get_opcodes():
-        if kind == "equal":
-            pieces.append(Piece("both", "".join(a[i:j])))
+    plain_a, plain_b = [word.strip() for word in a], [word.strip() for word in b]
+    shortest, start, end = min(len(a), len(b)), 0, 0
+    while start < shortest and plain_a[start] == plain_b[start]:
+        start += 1
+    while end < shortest - start and plain_a[-1 - end] == plain_b[-1 - end]:
+        end += 1
+    middle_a, middle_b = plain_a[start : len(a) - end], plain_b[start : len(b) - end]
+    counts = Counter(middle_b)
+    if sum(counts[word] for word in middle_a) <= MAX_PAIRS:
+        matcher = difflib.SequenceMatcher(None, middle_a, middle_b, autojunk=False)
+        codes = [(i + start, j + start, k + start, m + start, kind == "equal") for kind, i, j, k, m in matcher.get_opcodes()]
+    else:
+        codes = [(start, len(a) - end, start, len(b) - end, False)]
+    pieces: list[Piece] = []
+    for i, j, k, m, is_equal in [(0, start, 0, start, True), *codes, (len(a) - end, len(a), len(b) - end, len(b), True)]:
+        if is_equal:
+            pieces += [Piece("both", "".join(a[i:j]))] if j > i else []
             continue
-        if j > i:
-            pieces.append(Piece("first", "".join(a[i:j])))
-        if m > k:
-            pieces.append(Piece("second", "".join(b[k:m])))
+        pieces += [Piece("first", "".join(a[i:j]))] if j > i else []
+        pieces += [Piece("second", "".join(b[k:m]))] if m > k else []
     return pieces
 
 
-def count_by(folder: Path, column: Literal["language", "source", "domain"], *, top: int = 20) -> list[dict[str, Any]]:
-    """Documents and bytes of text of an artifact by language, source or domain, the largest first."""
-    parts = []
-    for path in document_files(folder):
-        table = _read(path, columns=["text", "url", "language", "source"])
-        frame = pl.DataFrame({"bytes": pl.Series(values=pc.binary_length(table.column("text"))).cast(pl.Int64)})
-        name = "url" if column == "domain" else column
-        values = pl.Series(name, values=table.column(name).cast(pa.string()))
-        parts.append(frame.with_columns(values.str.extract(r"^[a-z+]+://(?:[^/@]*@)?([^/:?#]+)") if column == "domain" else values))
+class Breakdown(NamedTuple):
+    """Documents by the values of a column: "name", "documents", "bytes", those with most documents first.
+
+    `bytes` are of the texts; where these were not read, estimated from characters that a filter measured (`is_estimated`), or null.
+    """
+
+    rows: pl.DataFrame
+    is_estimated: bool
+
+
+def count_by(folder: Path, column: Column, *, max_text_bytes: int | None = None) -> Breakdown:
+    """Documents and bytes of text of an artifact by language, source or domain.
+
+    With `max_text_bytes`, texts are read only if there are no more bytes of them than that. Raises DataError for an unreadable file.
+    """
+    paths = document_files(folder)
+    is_exact = max_text_bytes is None or sum(map(_text_size, paths)) <= max_text_bytes
+    parts = [part for path in paths for part in _count_file(path, column, is_exact=is_exact)]
     if not parts:
-        return []
-    grouped = pl.concat([part.rename({part.columns[1]: "name"}) for part in parts]).group_by("name")
-    counted = grouped.agg(documents=pl.len(), bytes=pl.col("bytes").sum()).sort(
-        ["bytes", "name"], descending=[True, False], nulls_last=True
-    )
-    return counted.head(top).to_dicts()
+        return Breakdown(pl.DataFrame(schema={"name": pl.String, "documents": pl.Int64, "bytes": pl.Float64}), False)
+    rows = pl.concat(parts).group_by("name").agg(pl.col("documents").sum(), _sum_or_null("bytes"))
+    return Breakdown(rows.sort(["documents", "name"], descending=[True, False], nulls_last=True), not is_exact)
+
+
+def _text_size(path: Path) -> int:
+    # Of the text column as it is in memory, from the footer.
+    metadata = pq.read_metadata(path)
+    at = metadata.schema.to_arrow_schema().names.index("text")
+    return sum(metadata.row_group(group).column(at).total_uncompressed_size for group in range(metadata.num_row_groups))
+
+
+def _count_file(path: Path, column: Column, *, is_exact: bool) -> Iterator[pl.DataFrame]:
+    name, length = "url" if column == "domain" else column, "text" if is_exact else "signal_length"
+    value = pl.col("name").str.extract(HOST).str.to_lowercase() if column == "domain" else pl.col("name")
+    try:
+        with pq.ParquetFile(path) as file:
+            names = [each for each in (name, length) if each in file.schema_arrow.names]
+            for batch in file.iter_batches(batch_size=16_384, columns=names):
+                sizes = batch.column(length) if length in names else pa.nulls(len(batch))
+                sizes = pc.fill_null(pc.binary_length(sizes), 0) if is_exact else sizes
+                values = batch.column(name).cast(pa.string()) if name in names else pa.nulls(len(batch), pa.string())
+                frame = pl.DataFrame({"name": pl.Series(values=values, dtype=pl.String), "bytes": pl.Series(values=sizes).cast(pl.Float64)})
+                yield frame.group_by(value.alias("name")).agg(pl.len().cast(pl.Int64).alias("documents"), _sum_or_null("bytes"))
+    except (pa.ArrowException, OSError) as error:
+        raise unreadable(path, error) from error
+
+
+def _sum_or_null(column: str) -> pl.Expr:
+    return pl.when(pl.col(column).null_count() == 0).then(pl.col(column).sum()).alias(column)
 
 
 def histogram_lines(histogram: Histogram, *, width: int = 60, threshold: float | None = None) -> list[str]:
@@ -260,10 +338,3 @@ def document_files(folder: Path) -> list[Path]:
     """The files of documents in an artifact's folder, without what stages leave beside them."""
     inside = [path for path in folder.rglob("*.parquet") if not set(path.relative_to(folder).parts) & set(SIDE_FOLDERS)]
     return sorted(path for path in inside if "text" in pq.read_schema(path).names)
-
-
-def _read(path: Path, *, columns: list[str] | None = None) -> pa.Table:
-    try:
-        return pq.read_table(path, columns=columns)
-    except (pa.ArrowException, OSError) as error:
-        raise DataError(f"{path}: not a readable Parquet file: {error}") from error

@@ -6,6 +6,7 @@ that they read like text, teach nobody anything, and are not found again: redact
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
@@ -113,6 +114,33 @@ def fake(span: Span, value: str, *, seed: int) -> str:
             return f"FAKE-ID-{letters}"
         case "secret":
             return f"FAKE_SECRET_{letters}"
+
+
+def find_replacements(text: str, mode: Literal["placeholder", "fake", "count"], *, language: str | None = "en") -> list[Span]:
+    """Where a text that was redacted holds what stands for something: placeholders, fakes, or with "count" what was left in it.
+
+    A text that had `<EMAIL>` in it before it was redacted has that found, too.
+    >>> find_replacements("Write to <EMAIL>.", "placeholder")
+    [Span(kind='email', start=9, end=16, label='replaced')]
+    """
+    if mode == "count":
+        return find_pii(text, language=language)
+    patterns = _FAKES if mode == "fake" else {kind: re.escape(f"<{kind.upper()}>") for kind in KINDS}
+    matches = ((kind, match) for kind, pattern in patterns.items() for match in re.finditer(pattern, text))
+    return sorted((Span(kind, *match.span(), "replaced") for kind, match in matches), key=lambda span: span.start)
+
+
+_LETTERS = "[bcdfghjklmnpqrstvwxz]{12}"
+_FAKES: Mapping[Kind, str] = {
+    "secret": rf"\bFAKE_SECRET_{_LETTERS}",
+    "email": rf"\b{_LETTERS}@example\.com\b",
+    "iban": r"\bGB00FAKE\d{14}\b",
+    "card": r"\b9999\d{12}\b",
+    "national_id": rf"\b900-00-\d{{4}}\b|\bFAKE-ID-{_LETTERS}\b",
+    "ip": r"\b2001:db8::[0-9a-f]{1,4}:[0-9a-f]{1,4}\b|\b(?:192\.0\.2|198\.51\.100|203\.0\.113)\.\d{1,3}\b",
+    "phone": r"\+1-\d{3}-555-01\d{2}\b",
+}
+"""What `fake` makes, as it is found again."""
 
 
 def _with_spans(meta: str | None, spans: Sequence[Span]) -> str:

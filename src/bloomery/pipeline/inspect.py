@@ -2,13 +2,14 @@
 
 import functools
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple  # Any: rows of Parquet and JSON
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from bloomery.core.artifact import read_artifact
@@ -17,12 +18,14 @@ from bloomery.core.errors import ConfigError, DataError
 from bloomery.core.files import SIDE_FOLDERS, open_text, read_json, read_jsonl
 from bloomery.curate.explore import explain_rules
 from bloomery.curate.judged import count_first, judge_again, nearest, read_judged, read_values, thresholds_of
-from bloomery.curate.parquet_rows import read_places
+from bloomery.curate.parquet_rows import named_first, read_column, read_places, read_rows
 from bloomery.curate.rules import Rule
 from bloomery.pipeline.locate import finished_nodes
 from bloomery.stages.filter import FilterConfig as FilterConfig  # the web pages name it, and may not import stages
 
 MAX_IDS = 1000
+MAX_STORIES = 20
+"""Documents of one beginning of an id, or one URL, whose stories are told."""
 JSON_FILES = ("scores.json", "manifest.json", "training.json", "config.json", "scorer.json", "report.json")
 
 
@@ -68,29 +71,62 @@ def tell_story(run: Path, document_id: str) -> list[dict[str, Any]]:
     that the document belongs to. `document_id` may be the beginning of an id, or a URL as the document has it. Raises
     DataError if no stage knows it.
     """
-    story = []
-    for node_id, path in finished_nodes(run).items():
-        record = read_artifact(path).record
-        config = filter_config(record)
-        for name in sorted(name for name in record["files"] if name.endswith(".parquet") and name != "samples.parquet"):
-            folder = next((part for part in Path(name).parts if part in SIDE_FOLDERS), "documents")
-            for row in _rows_with_id(path / name, document_id):
-                present = {key: value for key, value in row.items() if value is not None}
-                if folder == "ledger":
-                    what = "dropped" if "rule" in row else "shares a passage with an evaluation set"
-                    story.append({"node": node_id, "what": what, **present})
-                elif folder == "signals" and config is not None:
-                    limits = config.thresholds_by_language
-                    judged = explain_rules(row, config.chosen_rules, languages=config.languages, language_thresholds=limits)
-                    story.append({"node": node_id, "what": "judged", "id": row["id"], "url": row["url"], "rules": judged})
-                elif folder == "clusters" and row["cluster_size"] > 1:
-                    story.append({"node": node_id, "what": "in a cluster of duplicates", **present})
-                elif folder == "documents":
-                    story.append(
-                        {"node": node_id, "what": "kept", "id": row["id"], "url": row.get("url"), "file": name, "text": row["text"]}
-                    )
+    ids = [row["id"] for row in find_named(run, document_id)]
+    story = follow_documents(run, ids) if ids else []
     if not story:
         raise DataError(f"{document_id}: no finished stage of {run} knows a document of this id or URL")
+    return story
+
+
+def find_named(run: Path, text: str, *, most: int = MAX_STORIES) -> list[dict[str, Any]]:
+    """The {"id", "url"} of documents with this URL, or whose id begins so, where they first appear in a run; at most `most`.
+
+    Only columns of ids and URLs are read: of stages that begin from files, and of later ones as long as nothing was found.
+    """
+    return _search(run, lambda ids, urls: pc.or_kleene(pc.starts_with(ids, text), pc.equal(urls, text)), most)
+
+
+def find_alike(run: Path, text: str, *, most: int) -> list[dict[str, Any]]:
+    """The {"id", "url"} of a few documents whose URLs begin as `text` does: as far as its last slash, else its host alone."""
+    head, slash, _ = text.rstrip("/").rpartition("/")
+    parts = text.split("/", 3)
+    beginnings = [text.rstrip("/"), head + slash if head.count("/") > 2 else "", "/".join(parts[:3]) + "/" if "://" in text else ""]
+    for beginning in dict.fromkeys(filter(None, beginnings)):
+        found = _search(run, functools.partial(_begins_with, beginning), most)
+        if found:
+            return found
+    return []
+
+
+def follow_documents(run: Path, ids: Sequence[str]) -> list[dict[str, Any]]:
+    """The story of the documents with these ids, as `tell_story` has it.
+
+    Most stages make one shard of each: the shard in which a document was last is looked into first, and others only if it is not there.
+    """
+    story: list[dict[str, Any]] = []
+    shards: set[str] = set()
+    for node_id, path in finished_nodes(run).items():
+        tables = _tables(path)
+        kept = _find_rows(named_first(tables["documents"], shards), ids)
+        missing = [id for id in ids if id not in {row["id"] for _, row in kept}]
+        ledger = named_first(tables["ledger"], shards)
+        dropped = _find_rows(ledger, missing) if missing else []
+        dropped += _find_rows([file for file in ledger if file.name in shards], [id for id in ids if id not in missing])
+        if not kept and not dropped:
+            continue
+        shards = {file.name for file, _ in [*kept, *dropped]}
+        for file, row in kept:
+            name = file.relative_to(path).as_posix()
+            story.append({"node": node_id, "what": "kept", "id": row["id"], "url": row.get("url"), "file": name, "text": row["text"]})
+        for _, row in _find_rows(named_first(tables["clusters"], shards), ids):
+            if row["cluster_size"] > 1:
+                story.append({"node": node_id, "what": "in a cluster of duplicates", **_present(row)})
+        story += [{"node": node_id, "what": "dropped", **_present(row)} for _, row in dropped]
+        hits = _find_rows(named_first(tables["hits"], shards), ids)
+        story += [{"node": node_id, "what": "shares a passage with an evaluation set", **_present(row)} for _, row in hits]
+        config = filter_config(read_artifact(path).record)
+        if config is not None:
+            story += [_judged(node_id, row, config) for _, row in _find_rows(named_first(tables["signals"], shards), ids)]
     return story
 
 
@@ -174,15 +210,61 @@ def input_folders(path: Path, run: Path | None) -> list[Path]:
     return [folder for folder in finished_nodes(run).values() if read_artifact(folder).fingerprint in wanted]
 
 
-def _rows_with_id(path: Path, document_id: str) -> list[dict[str, Any]]:
-    schema = pq.read_schema(path)
-    if "id" not in schema.names:
-        return []
-    columns = [name for name in ("id", "url") if name in schema.names]
-    names = _read(path, columns=columns).to_pylist()
-    wanted = [i for i, found in enumerate(names) if (found["id"] or "").startswith(document_id) or found.get("url") == document_id]
-    rows: list[dict[str, Any]] = _read(path).take(wanted).to_pylist() if wanted else []
-    return rows
+def _tables(path: Path) -> dict[str, list[Path]]:
+    # The files of an artifact that have a column `id`, by what they are.
+    found: dict[str, list[Path]] = {name: [] for name in ("documents", "ledger", "hits", "clusters", "signals")}
+    for file in sorted(path.rglob("*.parquet")):
+        parts = file.relative_to(path).parts
+        side = next((part for part in parts[:-1] if part in SIDE_FOLDERS), "documents")
+        kind = "hits" if side == "ledger" and len(parts) > 2 else side
+        names = set(pq.read_schema(file).names)
+        if kind in found and "id" in names and (kind != "documents" or "text" in names):
+            found[kind].append(file)
+    return found
+
+
+def _find_rows(paths: Sequence[Path], ids: Sequence[str]) -> list[tuple[Path, dict[str, Any]]]:
+    # All rows with these ids of the first files that have them: a document may share several passages.
+    found: list[tuple[Path, dict[str, Any]]] = []
+    for path in paths:
+        wanted = [id for id in ids if id not in {row["id"] for _, row in found}]
+        if not wanted:
+            break
+        column = read_column(path, "id")
+        rows = np.flatnonzero(pc.is_in(column, pa.array(wanted, column.type)).to_numpy()).tolist()
+        found += [(path, row) for row in (read_rows(path, rows) if rows else [])]
+    return found
+
+
+def _search(run: Path, is_wanted: Callable[[pa.ChunkedArray, pa.ChunkedArray], pa.ChunkedArray], most: int) -> list[dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    with_documents: set[str] = set()
+    for path in finished_nodes(run).values():
+        tables, artifact = _tables(path), read_artifact(path)
+        is_first = not with_documents & {name for names in artifact.record["inputs"].values() for name in names}
+        if tables["documents"]:
+            with_documents.add(artifact.fingerprint)
+        for file in [*tables["documents"], *tables["ledger"]] if is_first or not found else []:
+            ids, urls = read_column(file, "id"), read_column(file, "url").cast(pa.string())
+            rows = np.flatnonzero(pc.fill_null(is_wanted(ids, urls), False).to_numpy())[:most]
+            found |= {(id := ids[row].as_py()): {"id": id, "url": urls[row].as_py()} for row in rows.tolist()}
+        if len(found) >= most:
+            break
+    return list(found.values())[:most]
+
+
+def _begins_with(text: str, ids: pa.ChunkedArray, urls: pa.ChunkedArray) -> pa.ChunkedArray:
+    return pc.starts_with(urls, text)
+
+
+def _judged(node_id: str, row: Mapping[str, Any], config: FilterConfig) -> dict[str, Any]:
+    limits = config.thresholds_by_language
+    rules = explain_rules(row, config.chosen_rules, languages=config.languages, language_thresholds=limits)
+    return {"node": node_id, "what": "judged", "id": row["id"], "url": row["url"], "rules": rules}
+
+
+def _present(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if value is not None}
 
 
 def _first_rows(path: Path, names: list[str]) -> Iterator[dict[str, Any]]:

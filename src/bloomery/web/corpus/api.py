@@ -2,7 +2,7 @@
 
 import functools
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, cast  # Any: JSON, and modules whose import would bring much
 
 from pydantic import Field, StringConstraints
@@ -21,7 +21,10 @@ MAX_THRESHOLDS = 200
 MAX_SEED = 2**53
 MAX_TEXT = 4096
 """Characters of an id or URL that is asked for."""
+MAX_ROWS = 200
+MAX_CLUSTERS = 50
 KINDS = ("random", "near", "rule")
+COLUMNS = ("language", "domain", "source")
 
 Id = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{16}$")]
 
@@ -43,6 +46,11 @@ def routes(context: WebContext) -> list[Route]:
         Route("/api/corpus/rules", page.show_rules, methods=["GET"]),
         Route("/api/corpus/histogram", page.show_histogram, methods=["GET"]),
         Route("/api/corpus/what-if", page.try_thresholds, methods=["POST"]),
+        Route("/api/corpus/breakdown", page.show_breakdown, methods=["GET"]),
+        Route("/api/corpus/clusters", page.show_clusters, methods=["GET"]),
+        Route("/api/corpus/cluster", page.show_cluster, methods=["GET"]),
+        Route("/api/corpus/pii", page.show_replacements, methods=["GET"]),
+        Route("/api/corpus/story", page.show_story, methods=["GET"]),
     ]
 
 
@@ -62,9 +70,7 @@ class _Corpus:
 
     async def show_samples(self, request: Request) -> Response:
         """GET /api/corpus/samples?artifact=&kind=random|near|rule&rule=&seed=&count="""
-        kind = query(request, "kind", str, "random")
-        if kind not in KINDS:
-            raise Refusal(400, f"kind: {kind!r:.100} is not one of {', '.join(KINDS)}", code="invalid_query")
+        kind = _choice(request, "kind", KINDS)
         return await _answer(
             "samples",
             "draw_samples",
@@ -89,6 +95,29 @@ class _Corpus:
         body = await read_body(request, WhatIfBody)
         return await _answer("thresholds", "try_thresholds", self.shelf, body.artifact, body.thresholds)
 
+    async def show_breakdown(self, request: Request) -> Response:
+        """GET /api/corpus/breakdown?artifact=&by=language|domain|source&limit="""
+        by, limit = _choice(request, "by", COLUMNS), _number(request, "limit", 20, most=MAX_ROWS)
+        return await _answer("breakdown", "break_down", self.shelf, _required(request, "artifact"), by=by, limit=limit)
+
+    async def show_clusters(self, request: Request) -> Response:
+        """GET /api/corpus/clusters?artifact=&offset=&limit="""
+        offset, limit = _number(request, "offset", 0, most=1 << 40), _number(request, "limit", 20, most=MAX_CLUSTERS)
+        return await _answer("clusters", "list_clusters", self.shelf, _required(request, "artifact"), offset=offset, limit=limit)
+
+    async def show_cluster(self, request: Request) -> Response:
+        """GET /api/corpus/cluster?artifact=&cluster="""
+        return await _answer("clusters", "show_cluster", self.shelf, _required(request, "artifact"), _required(request, "cluster"))
+
+    async def show_replacements(self, request: Request) -> Response:
+        """GET /api/corpus/pii?artifact=&seed=&count="""
+        seed, count = _number(request, "seed", 0, most=MAX_SEED), _number(request, "count", 5, most=MAX_SAMPLES)
+        return await _answer("privacy", "show_replacements", self.shelf, _required(request, "artifact"), seed=seed, count=count)
+
+    async def show_story(self, request: Request) -> Response:
+        """GET /api/corpus/story?run=&document="""
+        return await _answer("story", "show_story", self.shelf, _required(request, "run"), _required(request, "document").strip())
+
 
 async def _answer(module: str, function: str, *arguments: Any, **named: Any) -> Response:
     return reply(await in_thread(_call, module, function, *arguments, **named))
@@ -109,6 +138,13 @@ def _required(request: Request, name: str) -> str:
     if not 0 < len(value) <= MAX_TEXT:
         said = "missing" if not value else f"longer than {MAX_TEXT} characters"
         raise Refusal(400, f"{name}: {said}", code="invalid_query", param=name)
+    return value
+
+
+def _choice(request: Request, name: str, choices: Sequence[str]) -> str:
+    value = query(request, name, str, choices[0])
+    if value not in choices:
+        raise Refusal(400, f"{name}: {value!r:.100} is not one of {', '.join(choices)}", code="invalid_query", param=name)
     return value
 
 

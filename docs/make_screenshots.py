@@ -15,9 +15,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 
+from bloomery.core.artifact import Store
+from bloomery.web.directory import Directory, opaque_id
+
 IMAGES = Path(__file__).parent / "images"
+README = ("run", "corpus", "chat")
 QUESTION = "Put each word in brackets: stack order view"
 
 
@@ -40,10 +45,16 @@ def main() -> None:
             page = context.new_page()
             page.goto(url)
             for name, draw in VIEWS.items():
-                draw(page, url.partition("?")[0].rstrip("/"), args.run)
+                if args.readme and name not in README:
+                    continue
+                draw(page, url.partition("?")[0].rstrip("/"), Store(args.store), args.run)
+                settle(page)
                 suffix = "" if args.readme else f"-{scheme}-{width}"
-                page.screenshot(path=folder / f"web-{name}{suffix}.png", full_page=not args.readme)
-                print(folder / f"web-{name}{suffix}.png")
+                path = folder / f"web-{name}{suffix}.png"
+                page.screenshot(path=path, full_page=not args.readme)
+                if args.readme:
+                    Image.open(path).quantize(128).save(path, optimize=True)  # a third of the size; the eye sees no difference
+                print(path)
         browser.close()
 
 
@@ -54,43 +65,58 @@ def settle(page: Page) -> None:
     page.wait_for_timeout(600)
 
 
-def plain(path: str) -> Callable[[Page, str, str], None]:
-    """A page as it opens."""
-
-    def draw(page: Page, base: str, run: str) -> None:
-        page.goto(base + path)
-        settle(page)
-
-    return draw
-
-
-def draw_run(page: Page, base: str, run: str) -> None:
-    """The curves of a run's first training."""
+def draw_runs(page: Page, base: str, store: Store, run: str) -> None:
+    """The list of runs."""
     page.goto(f"{base}/runs")
+
+
+def draw_run(page: Page, base: str, store: Store, run: str) -> None:
+    """The curves of a run's first training."""
+    page.goto(f"{base}/runs/{opaque_id('run', run)}?tab=curves&smooth=0.6")
+
+
+def draw_corpus(page: Page, base: str, store: Store, run: str) -> None:
+    """The funnel, and the thresholds of the filter."""
+    page.goto(f"{base}/corpus?run={opaque_id('run', run)}")
     settle(page)
-    page.get_by_role("link", name=run, exact=True).click()
+    page.get_by_role("button", name="filtered").first.click()
     settle(page)
-    page.get_by_role("tab", name="Curves").click()
+    page.get_by_role("tab", name="Thresholds").click()
+    settle(page)
+    page.mouse.wheel(0, 330)
+
+
+def draw_tokenizer(page: Page, base: str, store: Store, run: str) -> None:
+    """A text and its tokens, and what made one of them."""
+    page.goto(f"{base}/tokenizer")
+    settle(page)
+    page.get_by_role("textbox", name="Text").fill("def bloomery(ore):\n    return iron  # größer, 1,234 or 漢字?")
     settle(page)
 
 
-def draw_chat(page: Page, base: str, run: str) -> None:
-    """One question to the model."""
-    page.goto(f"{base}/chat")
+def draw_chat(page: Page, base: str, store: Store, run: str) -> None:
+    """One question to two models of the run, as tokens with their probabilities."""
+    ids = {entry.name: entry.id for entry in Directory(store).artifacts("checkpoint")}
+    chosen = [ids[name] for name in (f"{run}/sft", f"{run}/dpo") if name in ids]
+    page.goto(f"{base}/chat?view=tokens&seed=1&" + "&".join(f"model={model}" for model in chosen))
     settle(page)
     page.get_by_placeholder("A message").fill(QUESTION)
     page.get_by_role("button", name="Send").click()
-    page.get_by_role("button", name="Send").wait_for(timeout=60_000)
-    page.wait_for_timeout(4000)
+    page.get_by_text("tokens/s").nth(len(chosen) - 1).wait_for(timeout=120_000)
 
 
-VIEWS: dict[str, Callable[[Page, str, str], None]] = {
-    "runs": plain("/runs"),
+def draw_arena(page: Page, base: str, store: Store, run: str) -> None:
+    """The campaigns."""
+    page.goto(f"{base}/arena")
+
+
+VIEWS: dict[str, Callable[[Page, str, Store, str], None]] = {
+    "runs": draw_runs,
     "run": draw_run,
-    "corpus": plain("/corpus"),
-    "tokenizer": plain("/tokenizer"),
+    "corpus": draw_corpus,
+    "tokenizer": draw_tokenizer,
     "chat": draw_chat,
-    "arena": plain("/arena"),
+    "arena": draw_arena,
 }
 
 

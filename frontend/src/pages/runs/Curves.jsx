@@ -9,6 +9,8 @@ import { append, groupMetrics, KNOWN, shortName, smooth } from "./curve_data.js"
 
 const AXES = { step: "Step", tokens: "Tokens", time: "Time", flops: "FLOPs" };
 const X_FORMATS = { step: compact, tokens: compact, time: seconds, flops: (x) => (x ? x.toExponential(1) : "0") };
+/** What has no noise: smoothed it would only be late. */
+const EXACT = ["learning_rate", "memory"];
 const NOTES = {
   memory: "The most bytes that one process has needed so far",
   mfu: "Of a GPU's data sheet; on a CPU of the best matrix product measured at the start, which other work can slow down: then above 100 %",
@@ -74,7 +76,8 @@ export function Curves({ sources, watch, points }) {
 function GroupChart({ group, sources, state, look }) {
   // Drawn again only when something of this chart is another: fifty runs in seven charts are a million pieces of line.
   const parts = useSame(sources.flatMap(({ key, label }) => [label, ...group.metrics.map((metric) => state.data[key]?.[metric])]));
-  const series = useMemo(() => makeSeries(group, sources, state.data, look.smoothing), [parts, look.smoothing]);
+  const smoothing = EXACT.includes(group.id) ? 0 : look.smoothing;
+  const series = useMemo(() => makeSeries(group, sources, state.data, smoothing), [parts, smoothing]);
   const noted = useSame(sources.flatMap(({ key }) => state.marks[key] ?? []).map((mark) => JSON.stringify(mark)));
   const marks = useMemo(() => sources.flatMap(({ key, label }) => (state.marks[key] ?? []).map((mark) => ({ ...mark, text: `${label}: ${mark.text}` }))), [noted]);
   const range = useMemo(() => look.range, [look.range?.[0], look.range?.[1]]);

@@ -2,7 +2,9 @@
 
 import re
 
+import hostile
 import pytest
+from corpus_store import HOSTILE, make_store
 from test_accessibility import find_violations, settle
 
 SLOW_LINE = """() => {
@@ -175,5 +177,91 @@ def test_the_thresholds_have_no_barrier_that_axe_knows_and_fit_a_phone(web, open
     page = open_page(web, path, scheme=scheme, width=width)
     settle(page)
     page.locator(".corpus-verdict").wait_for()
+    assert find_violations(page) == []
+    assert page.evaluate("() => document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0
+
+
+@pytest.fixture(scope="module")
+def look(tmp_path_factory, serve_web):
+    """A server over a run with duplicates, personal data, two languages and a hostile text; its stages' artifacts by node."""
+    with serve_web(make_store(tmp_path_factory.mktemp("look"))) as running:
+        run = running.ask("/api/corpus/runs")[1]["runs"][0]["id"]
+        steps = running.ask(f"/api/corpus/funnel?run={run}")[1]["steps"]
+        yield running, {step["node"]: step["artifact"] for step in steps}
+
+
+def test_duplicates_are_shown_with_their_differences_marked(look, open_page):
+    web, artifacts = look
+    page = open_page(web, f"/corpus?artifact={artifacts['unique']}&tab=duplicates")
+    page.get_by_role("button", name="a1.example/41").click()
+    page.locator("article del").wait_for()
+    assert page.locator("article del").all_inner_texts() == ["One sentence more, said once."]
+    assert page.locator("article ins").count() == 0
+    page.get_by_role("button", name=re.compile("characters the same")).click()
+    kept = page.locator("article.kept .corpus-text").inner_text()
+    page.locator("article.dropped .corpus-text").wait_for()
+    assert page.locator("article.dropped .corpus-text").inner_text() == kept
+    page.wait_for_url("**cluster=t41*")
+
+
+def test_replacements_of_personal_data_are_highlighted_with_their_kind(look, open_page):
+    web, artifacts = look
+    page = open_page(web, f"/corpus?artifact={artifacts['private']}&tab=pii")
+    page.get_by_role("article").wait_for()
+    assert page.locator("mark").all_inner_texts() == ["<EMAIL>email", "<PHONE>phone"]
+    assert page.get_by_role("row", name="email 1").count() == 1
+    assert "jane.doe" not in page.locator("main").inner_text()
+
+
+def test_languages_domains_and_sources_are_counted(look, open_page):
+    web, artifacts = look
+    page = open_page(web, f"/corpus?artifact={artifacts['extracted']}&tab=breakdown")
+    page.get_by_role("row", name=re.compile(r"en 65.9 % 29 ")).wait_for()
+    page.get_by_role("button", name="Domains").click()
+    page.get_by_role("row", name=re.compile(r"a0.example 50.0 % 22 ")).wait_for()
+    page.get_by_role("button", name="Sources").click()
+    page.get_by_role("row", name=re.compile(r"s1 50.0 % 22 ")).wait_for()
+
+
+def test_a_url_is_asked_what_happened_to_it(look, open_page):
+    web, _ = look
+    page = open_page(web, "/corpus")
+    page.get_by_role("textbox", name="What happened to").fill("https://a0.example/36")
+    page.keyboard.press("Enter")
+    story = page.get_by_role("region", name="What happened to it")
+    story.get_by_text("Dropped at filtered by too_few_words.").wait_for()
+    assert story.get_by_text("1 of 14 rules failed").is_visible()
+    assert page.evaluate("() => document.activeElement.tagName") == "INPUT"  # the next address can be typed at once
+    assert "filtered filter dropped by too_few_words: 15, threshold 20" in story.inner_text().replace("\n", " ")
+    assert story.get_by_role("row", name="too_few_words failed 15 at least 20").count() == 1
+    page.get_by_role("textbox", name="What happened to").fill("https://a0.example/777")
+    page.get_by_role("button", name="Ask").click()
+    story.get_by_text("No stage of this run knows it").wait_for()
+    story.get_by_role("button", name="https://a0.example/0", exact=True).click()
+    story.get_by_text("judged").wait_for()
+    page.go_back()
+    story.get_by_text("No stage of this run knows it").wait_for()
+    page.get_by_role("textbox", name="What happened to").fill("t17")
+    page.keyboard.press("Enter")
+    story.get_by_role("button", name="The copy that was kept: t41").click()
+    page.wait_for_url("**document=t41*")
+
+
+def test_a_hostile_text_is_told_as_text_in_its_story(look, open_page):
+    web, _ = look
+    page = open_page(web, "/corpus?document=t42")
+    story = page.get_by_role("region", name="What happened to it")
+    story.get_by_text("Its text here").first.click()
+    assert HOSTILE.strip() in story.locator(".corpus-text").first.inner_text()
+    hostile.check_harmless(page)
+
+
+@pytest.mark.parametrize(("scheme", "width"), [("light", 390), ("dark", 1280)])
+@pytest.mark.parametrize(("node", "rest"), [("unique", "tab=duplicates&cluster=t41"), ("private", "tab=pii&document=t36")])
+def test_views_of_a_stage_have_no_barrier_that_axe_knows_and_fit_a_phone(look, open_page, node, rest, scheme, width):
+    web, artifacts = look
+    page = open_page(web, f"/corpus?artifact={artifacts[node]}&{rest}", scheme=scheme, width=width)
+    page.get_by_role("article").first.wait_for()
+    settle(page)
     assert find_violations(page) == []
     assert page.evaluate("() => document.documentElement.scrollWidth - document.documentElement.clientWidth") <= 0

@@ -4,6 +4,7 @@ import itertools
 import json
 import shutil
 from pathlib import Path
+from urllib.parse import quote
 
 import hostile
 import pyarrow as pa
@@ -87,6 +88,26 @@ def test_whatever_is_clicked_hostile_text_stays_text(hostile_web, open_page, nam
         if not page.url.startswith(f"{hostile_web.url}/{name}"):
             page.goto(f"{hostile_web.url}/{name}")
             settle(page)
+
+
+def test_every_view_of_the_corpus_shows_hostile_documents_as_text(hostile_web, open_page):
+    run = hostile_web.ask("/api/corpus/runs")[1]["runs"][0]["id"]
+    steps = {step["stage"]: step for step in hostile_web.ask(f"/api/corpus/funnel?run={run}")[1]["steps"]}
+    views = [
+        ("filter", "kind=near&rule=too_few_words"),
+        ("filter", "kind=rule&rule=too_few_words"),
+        ("dedup", "tab=duplicates"),
+        ("mix", "tab=breakdown&by=domain"),
+    ]
+    page = open_page(hostile_web)
+    for stage, rest in views:
+        page.goto(f"{hostile_web.url}/corpus?run={run}&artifact={steps[stage]['artifact']}&{rest}")
+        page.locator("main article, main tbody tr").first.wait_for()
+        assert "evil.example" in page.locator("main").inner_text() or "pwned" in page.locator("main").inner_text()
+        hostile.check_harmless(page)
+    page.goto(f"{hostile_web.url}/corpus?run={run}&document={quote(hostile.PAYLOADS[1])}")
+    settle(page)
+    hostile.check_harmless(page)
 
 
 @pytest.mark.parametrize(

@@ -71,11 +71,11 @@ def test_other_thresholds_drop_what_the_rules_drop_when_all_is_judged_again(tmp_
     draw = random.Random(seed)
     moved = [rule.model_copy(update={"threshold": draw.choice([0.1, 0.5, 0.65, 1 / 3, 2.0, 7.0])}) for rule in draw.sample(RULES, 4)]
     by_name = {rule.name: rule for rule in moved}
-    recount = judge_again(judged, moved, limits=LIMITS, values_of=lambda signal: read_values(judged, signal, languages=languages))
+    after = judge_again(judged, moved, limits=LIMITS, values_of=lambda signal: read_values(judged, signal, languages=languages))
     chosen = [by_name.get(rule.name, rule) for rule in RULES]
     truth = [names[0] if names else None for names in find_broken(table, chosen, languages=languages, language_thresholds=LIMITS)]
-    assert [[*judged.rules, None][n] for n in recount.after.tolist()] == truth
-    counted = count_first(judged, recount.after)
+    assert [[*judged.rules, None][n] for n in after.tolist()] == truth
+    counted = count_first(judged, after)
     assert counted == {name: truth.count(name) for name in counted} and sum(counted.values()) == len(truth) - truth.count(None)
 
 

@@ -68,13 +68,6 @@ class Judged:
         return [Place(self.paths[f], int(n - self.starts[f])) for f, n in zip(files.tolist(), documents.tolist(), strict=True)]
 
 
-class Recount(NamedTuple):
-    """The rule that drops each document, as its number, or len(rules) for one that stays: as it was and as it would be."""
-
-    before: Array
-    after: Array
-
-
 def read_judged(folder: Path, rules: Sequence[Rule]) -> Judged:
     """The verdicts in the artifact of a filter that had these rules.
 
@@ -162,16 +155,16 @@ def first_broken(broken: Array, num_rules: int) -> Array:
     return first
 
 
-def judge_again(judged: Judged, moved: Sequence[Rule], *, limits: Limits, values_of: Callable[[str], Array]) -> Recount:
-    """What a filter would drop with the thresholds of `moved`, which are among its rules, in place of those that it had."""
-    before = first_broken(judged.broken, len(judged.rules))
+def judge_again(judged: Judged, moved: Sequence[Rule], *, limits: Limits, values_of: Callable[[str], Array]) -> Array:
+    """`first_broken` of what a filter would do with the thresholds of `moved`, which are among its rules, in place of those that
+    it had."""
     broken = judged.broken.copy()
     for rule in moved:
         number = judged.rules.index(rule.name)
         word, bit = broken[number // WORD], np.uint64(1 << number % WORD)
         word &= ~bit
         word |= breaks(judged, rule, values_of(rule.signal), limits) * bit
-    return Recount(before, first_broken(broken, len(judged.rules)))
+    return first_broken(broken, len(judged.rules))
 
 
 def count_first(judged: Judged, first: Array) -> dict[str, int]:

@@ -17,7 +17,7 @@ from bloomery.core.config import check_config, suggest
 from bloomery.core.errors import ConfigError, DataError
 from bloomery.core.files import SIDE_FOLDERS, open_text, read_json, read_jsonl
 from bloomery.curate.explore import explain_rules
-from bloomery.curate.judged import count_first, judge_again, nearest, read_judged, read_values, thresholds_of
+from bloomery.curate.judged import count_first, first_broken, judge_again, nearest, read_judged, read_values, thresholds_of
 from bloomery.curate.parquet_rows import named_first, read_column, read_places, read_rows
 from bloomery.curate.rules import Rule
 from bloomery.pipeline.locate import finished_nodes
@@ -157,7 +157,8 @@ def try_thresholds(path: Path, thresholds: Mapping[str, float]) -> WhatIf:
     judged = read_judged(path, config.chosen_rules)
     moved = [rule for rule in config.chosen_rules if rule.name in thresholds]
     values_of = functools.partial(read_values, judged, languages=config.languages)
-    before, after = judge_again(judged, moved, limits=config.thresholds_by_language, values_of=values_of)
+    before = first_broken(judged.broken, len(judged.rules))
+    after = judge_again(judged, moved, limits=config.thresholds_by_language, values_of=values_of)
     kept = len(judged.rules)
     changed = [np.flatnonzero(mask)[:MAX_IDS] for mask in ((before != kept) & (after == kept), (before == kept) & (after != kept))]
     gained, lost = ([row["id"] for row in read_places(judged.places(found), columns=["id"])] for found in changed)

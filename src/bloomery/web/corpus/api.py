@@ -1,10 +1,12 @@
 """The addresses of the corpus page. What reads tables is imported with the first question: a server that shows none stays small."""
 
+import asyncio
 import functools
 import importlib
 from collections.abc import Callable, Sequence
 from typing import Annotated, Any, cast  # Any: JSON, and modules whose import would bring much
 
+import pyarrow as pa
 from pydantic import Field, StringConstraints
 from starlette.requests import Request
 from starlette.responses import Response
@@ -16,6 +18,8 @@ from bloomery.web.corpus.funnel import Shelf, list_runs, make_funnel
 from bloomery.web.corpus.memory import Memory
 from bloomery.web.http import Body, in_thread, query, read_body, reply
 
+MAX_READERS = 2
+"""Questions that read tables at a time."""
 MAX_SAMPLES = 50
 MAX_THRESHOLDS = 200
 MAX_SEED = 2**53
@@ -58,6 +62,12 @@ class _Corpus:
     def __init__(self, context: WebContext) -> None:
         self.directory = context.directory
         self.shelf = Shelf(context.directory, Memory())
+        # A dragged threshold waits for nobody; whoever reads tables takes turns, which bounds the memory of all together.
+        self.turns = asyncio.Semaphore(MAX_READERS)
+
+    async def _answer(self, module: str, function: str, *arguments: Any, **named: Any) -> Response:
+        async with self.turns:
+            return reply(await in_thread(_call, module, function, *arguments, **named))
 
     async def show_runs(self, request: Request) -> Response:
         """GET /api/corpus/runs"""
@@ -71,7 +81,7 @@ class _Corpus:
     async def show_samples(self, request: Request) -> Response:
         """GET /api/corpus/samples?artifact=&kind=random|near|rule&rule=&seed=&count="""
         kind = _choice(request, "kind", KINDS)
-        return await _answer(
+        return await self._answer(
             "samples",
             "draw_samples",
             self.shelf,
@@ -84,47 +94,47 @@ class _Corpus:
 
     async def show_rules(self, request: Request) -> Response:
         """GET /api/corpus/rules?artifact="""
-        return await _answer("thresholds", "list_rules", self.shelf, _required(request, "artifact"))
+        return await self._answer("thresholds", "list_rules", self.shelf, _required(request, "artifact"))
 
     async def show_histogram(self, request: Request) -> Response:
         """GET /api/corpus/histogram?artifact=&rule="""
-        return await _answer("thresholds", "make_histogram", self.shelf, _required(request, "artifact"), _required(request, "rule"))
+        return await self._answer("thresholds", "make_histogram", self.shelf, _required(request, "artifact"), _required(request, "rule"))
 
     async def try_thresholds(self, request: Request) -> Response:
         """POST /api/corpus/what-if {artifact, thresholds: {rule: number}}"""
         body = await read_body(request, WhatIfBody)
-        return await _answer("thresholds", "try_thresholds", self.shelf, body.artifact, body.thresholds)
+        return reply(await in_thread(_call, "thresholds", "try_thresholds", self.shelf, body.artifact, body.thresholds))
 
     async def show_breakdown(self, request: Request) -> Response:
         """GET /api/corpus/breakdown?artifact=&by=language|domain|source&limit="""
         by, limit = _choice(request, "by", COLUMNS), _number(request, "limit", 20, most=MAX_ROWS)
-        return await _answer("breakdown", "break_down", self.shelf, _required(request, "artifact"), by=by, limit=limit)
+        return await self._answer("breakdown", "break_down", self.shelf, _required(request, "artifact"), by=by, limit=limit)
 
     async def show_clusters(self, request: Request) -> Response:
         """GET /api/corpus/clusters?artifact=&offset=&limit="""
         offset, limit = _number(request, "offset", 0, most=1 << 40), _number(request, "limit", 20, most=MAX_CLUSTERS)
-        return await _answer("clusters", "list_clusters", self.shelf, _required(request, "artifact"), offset=offset, limit=limit)
+        return await self._answer("clusters", "list_clusters", self.shelf, _required(request, "artifact"), offset=offset, limit=limit)
 
     async def show_cluster(self, request: Request) -> Response:
         """GET /api/corpus/cluster?artifact=&cluster="""
-        return await _answer("clusters", "show_cluster", self.shelf, _required(request, "artifact"), _required(request, "cluster"))
+        return await self._answer("clusters", "show_cluster", self.shelf, _required(request, "artifact"), _required(request, "cluster"))
 
     async def show_replacements(self, request: Request) -> Response:
         """GET /api/corpus/pii?artifact=&seed=&count="""
         seed, count = _number(request, "seed", 0, most=MAX_SEED), _number(request, "count", 5, most=MAX_SAMPLES)
-        return await _answer("privacy", "show_replacements", self.shelf, _required(request, "artifact"), seed=seed, count=count)
+        return await self._answer("privacy", "show_replacements", self.shelf, _required(request, "artifact"), seed=seed, count=count)
 
     async def show_story(self, request: Request) -> Response:
         """GET /api/corpus/story?run=&document="""
-        return await _answer("story", "show_story", self.shelf, _required(request, "run"), _required(request, "document").strip())
-
-
-async def _answer(module: str, function: str, *arguments: Any, **named: Any) -> Response:
-    return reply(await in_thread(_call, module, function, *arguments, **named))
+        return await self._answer("story", "show_story", self.shelf, _required(request, "run"), _required(request, "document").strip())
 
 
 def _call(module: str, function: str, *arguments: Any, **named: Any) -> Any:
-    return _load(module, function)(*arguments, **named)
+    try:
+        return _load(module, function)(*arguments, **named)
+    finally:
+        # Columns of a million rows were read: what the allocator keeps of them goes back to the system.
+        pa.default_memory_pool().release_unused()
 
 
 @functools.cache

@@ -1,5 +1,6 @@
 """The funnel of a run: documents, bytes and tokens from stage to stage, and how many each rule dropped. Reads records alone."""
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from bloomery.core.files import read_json
 from bloomery.web.corpus.memory import Memory
 from bloomery.web.directory import ArtifactEntry, Directory, RunEntry, opaque_id
 
+SECONDS_REMEMBERED = 5.0
 KINDS = ("pages", "documents")
 NAMES = ("stage", "kind", "config", "inputs", "metrics", "fingerprint")
 
@@ -39,7 +41,8 @@ class Shelf:
 
     def artifact(self, artifact_id: str) -> ArtifactEntry:
         """The artifact of documents or pages with this id. Raises Refusal (404) if there is none."""
-        entry = self.directory.artifact(artifact_id)
+        # A dragged threshold asks many times a second: the store is not listed for each.
+        entry = self.memory.get(("entry", artifact_id, lately()), lambda: self.directory.artifact(artifact_id), lambda _: 1000)
         if entry.kind not in KINDS:
             raise Refusal(404, f"{entry.name} holds {entry.kind}; this page shows stages that give documents", code="not_found")
         return entry
@@ -113,8 +116,17 @@ def estimate_tokens(record: Mapping[str, Any], rate: float | None) -> int | None
     return round(size * rate) if rate is not None and size is not None and record["kind"] == "documents" else None
 
 
+def lately() -> int:
+    """A number that changes every SECONDS_REMEMBERED: part of the key of what is not looked up more often."""
+    return int(time.monotonic() / SECONDS_REMEMBERED)
+
+
 def rate_of_artifact(shelf: Shelf, path: Path) -> float | None:
     """Tokens for each byte in the first run that has this artifact and a finished `tokenize`."""
+    return shelf.memory.get(("rate", path, lately()), lambda: _find_rate(shelf, path), lambda _: 500)
+
+
+def _find_rate(shelf: Shelf, path: Path) -> float | None:
     for run in shelf.directory.runs():
         if any(Path(node["artifact"]).name == path.name for node in run.spec["nodes"]):
             rate = tokens_per_byte(find_tokens(shelf, run))

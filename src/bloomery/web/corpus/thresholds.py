@@ -49,7 +49,8 @@ class OpenFilter:
     @property
     def first(self) -> Array:
         """The number of the rule that dropped each document, or that of rules."""
-        return first_broken(self.judged.broken, len(self.judged.rules))
+        make = functools.partial(first_broken, self.judged.broken, len(self.judged.rules))
+        return self.shelf.memory.get(self.shelf.key(self.entry.path, "first"), make, lambda first: int(first.nbytes))
 
 
 def open_filter(shelf: Shelf, artifact_id: str) -> OpenFilter:
@@ -100,7 +101,8 @@ def try_thresholds(shelf: Shelf, artifact_id: str, thresholds: Mapping[str, floa
     assert config is not None  # it is a filter's
     judged = opened.judged
     moved = [rule for rule in config.chosen_rules if rule.name in thresholds]
-    before, after = judge_again(judged, moved, limits=config.thresholds_by_language, values_of=opened.values)
+    before = opened.first
+    after = judge_again(judged, moved, limits=config.thresholds_by_language, values_of=opened.values)
     kept = len(judged.rules)
     gained, lost = (before != kept) & (after == kept), (before == kept) & (after != kept)
     metrics, rate = opened.record["metrics"], rate_of_artifact(shelf, opened.entry.path)

@@ -48,6 +48,10 @@ def web(
 ) -> None:
     """Look at runs, data and tokenizers, talk to models and compare them, in the browser. Ctrl-C stops."""
     with session(as_json=as_json, debug=debug):
+        from bloomery.core.memory import return_memory_at_once
+
+        return_memory_at_once()  # before anything brings pyarrow or polars
+
         from bloomery.chat.admission import open_socket
         from bloomery.core.errors import ConfigError
         from bloomery.web.app import make_web_app, make_web_server  # early: it says what to install

@@ -155,6 +155,9 @@ def test_every_row_that_comes_in_is_kept_or_in_the_ledger(name, inputs, tmp_path
     ledger = read_ledger(tmp_path / "out")
     assert metrics["documents_in"] == metrics["documents_out"] + len(ledger)
     assert sum(count for key, count in metrics.items() if key.startswith("dropped/")) == len(ledger)
+    if name in ("filter", "dedup", "decontaminate"):
+        gone = sum(count for key, count in metrics.items() if key.startswith("dropped_bytes/"))
+        assert metrics["bytes_in"] == metrics["bytes_out"] + gone and bool(gone) == bool(len(ledger))
     if name != "crawl":
         kept = ids_of(tmp_path / "out")
         assert len(kept) == metrics["documents_out"] and not set(kept) & set(ledger.column("id").to_pylist())

@@ -39,7 +39,8 @@ class Outcome(NamedTuple):
     """What became of a batch of documents: those kept, the ledger of those dropped, and what came in.
 
     `counts` are summed over all batches into the stage's metrics; each table of `extra` is appended to the file of the
-    same number in the output's folder of that name.
+    same number in the output's folder of that name. `came` are the documents as they came in, where they have texts: what each
+    rule dropped is then counted in bytes, too.
     """
 
     kept: pa.Table
@@ -48,6 +49,7 @@ class Outcome(NamedTuple):
     bytes_in: int
     counts: Mapping[str, int] = MappingProxyType({})
     extra: Mapping[str, pa.Table] = MappingProxyType({})
+    came: pa.Table | None = None
 
 
 Work = Callable[[Shard], Iterator[Outcome]]
@@ -79,7 +81,7 @@ def map_shards(work: Work, shards: Sequence[Shard], *, out: Path, runtime: Runti
 
 
 def sum_counts(shards: Sequence[Shard], *, out: Path) -> dict[str, int]:
-    """The counts of finished shards, summed: documents_in, documents_out, bytes_in, bytes_out, dropped/<rule>."""
+    """The counts of finished shards, summed: documents_in, documents_out, bytes_in, bytes_out, dropped/<rule>, dropped_bytes/<rule>."""
     total = {"documents_in": 0, "documents_out": 0, "bytes_in": 0, "bytes_out": 0}
     for shard in shards:
         for name, count in read_json(_counts_path(out, shard.index)).items():
@@ -103,7 +105,7 @@ def drop_documents(source: Path, drop: Callable[[pa.Table, int], tuple[pa.Array,
         keep, dropped = drop(table, first_row)
         kept = table.filter(keep)
         assert len(kept) + len(dropped) == len(table), "every dropped document must be in the ledger"
-        yield Outcome(kept, dropped, len(table), text_bytes(table))
+        yield Outcome(kept, dropped, len(table), text_bytes(table), came=table)
         first_row += len(table)
 
 
@@ -124,6 +126,8 @@ def _finish_shard(work: Work, out: Path, shard: Shard) -> int:
             sizes = {"documents_in": outcome.documents_in, "documents_out": len(outcome.kept)}
             counts.update(sizes | {"bytes_in": outcome.bytes_in, "bytes_out": text_bytes(outcome.kept)})
             counts.update(ledger.count_rules(outcome.ledger))
+            if outcome.came is not None:
+                counts.update(ledger.count_bytes(outcome.ledger.cast(ledger.SCHEMA), outcome.came))
             counts.update(outcome.counts)
         write_json(_counts_path(out, shard.index), dict(counts))
     return counts["documents_in"]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any  # Any: the values of a ledger row
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from bloomery.core.errors import DataError
@@ -75,3 +76,16 @@ def count_rules(table: pa.Table) -> dict[str, int]:
     """How many rows each rule has, as metrics: {"dropped/<rule>": count}, sorted by name."""
     counts = Counter(table.column("rule").to_pylist())
     return {f"dropped/{rule}": counts[rule] for rule in sorted(counts)}
+
+
+def count_bytes(table: pa.Table, came: pa.Table) -> dict[str, int]:
+    """UTF-8 bytes of the texts that each rule dropped, as metrics: {"dropped_bytes/<rule>": bytes}, sorted by name.
+
+    `came` has the documents of the ledger as they came in; a row whose document is not there counts nothing.
+    """
+    places = pc.index_in(table.column("id"), value_set=came.column("id").combine_chunks().cast(pa.string()))
+    sizes = pc.binary_length(came.column("text")).take(places)
+    total: Counter[str] = Counter()
+    for rule, size in zip(table.column("rule").to_pylist(), sizes.to_pylist(), strict=True):
+        total[rule] += size or 0
+    return {f"dropped_bytes/{rule}": total[rule] for rule in sorted(total)}

@@ -99,7 +99,7 @@ def _decontaminate_batch(config: DecontaminateConfig, index: PromptIndex, table:
             "cut_bytes": bytes_before - text_bytes(kept),
         }
     extra = {HITS_FOLDER: hits_table(hit_rows)}
-    return Outcome(kept, ledger_table(dropped), len(table), text_bytes(table), counts=counts, extra=extra)
+    return Outcome(kept, ledger_table(dropped), len(table), text_bytes(table), counts=counts, extra=extra, came=table)
 
 
 def _ledger_row(

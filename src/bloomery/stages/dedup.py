@@ -305,7 +305,7 @@ def _outcome(config: DedupConfig, table: pa.Table, signed: Signed, gone: I64, tw
     if config.keep_bands:
         extra["bands"] = _band_rows(config, signed, kept_ids, gone, twins, is_equal)
     heads = int((stays & (sizes > 1)).sum())
-    return Outcome(table.filter(pa.array(stays)), ledger_table(rows), len(table), text_bytes(table), {"clusters": heads}, extra)
+    return Outcome(table.filter(pa.array(stays)), ledger_table(rows), len(table), text_bytes(table), {"clusters": heads}, extra, table)
 
 
 def _band_rows(config: DedupConfig, signed: Signed, kept_ids: pa.Array, gone: I64, twins: Signed, is_equal: Any) -> pa.Table:

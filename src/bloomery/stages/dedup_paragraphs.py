@@ -98,7 +98,7 @@ def remove_from_file(config: DedupParagraphsConfig, out: Path, num_shards: int, 
                     counts[name] += count
         kept = table.set_column(table.schema.get_field_index("text"), "text", pa.array(texts, pa.large_string()))
         kept = (kept.drop_columns([SIGNAL]) if SIGNAL in kept.column_names else kept).append_column(SIGNAL, pa.array(fraction))
-        yield Outcome(kept.filter(pa.array(stays)), ledger_table(dropped), len(table), text_bytes(table), counts=counts)
+        yield Outcome(kept.filter(pa.array(stays)), ledger_table(dropped), len(table), text_bytes(table), counts=counts, came=table)
     # Before the shard itself gets its name: a finished shard has its frequent units.
     write_json(_frequent_path(out, shard), frequent)
 

@@ -132,7 +132,7 @@ def cut_file(config: DedupSubstringsConfig, out: Path, num_shards: int, shard: S
                 counts["removed_bytes"] += len(text.encode()) - len(cut.text.encode())
         kept = table.set_column(table.schema.get_field_index("text"), "text", pa.array(texts, pa.large_string()))
         kept = (kept.drop_columns([SIGNAL]) if SIGNAL in kept.column_names else kept).append_column(SIGNAL, pa.array(fraction))
-        yield Outcome(kept.filter(pa.array(stays)), ledger_table(dropped), len(table), text_bytes(table), counts=counts)
+        yield Outcome(kept.filter(pa.array(stays)), ledger_table(dropped), len(table), text_bytes(table), counts=counts, came=table)
 
 
 def _candidates_path(out: Path, shard: Shard) -> Path:

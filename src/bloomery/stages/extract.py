@@ -103,7 +103,7 @@ def _tidy_batch(config: ExtractConfig, table: pa.Table) -> Outcome:
             dropped.append(_refusal(refused, id=row["id"], url=row["url"], text=row["text"]))
         else:
             rows.append(row)
-    return Outcome(document_table(rows), ledger_table(dropped), len(table), text_bytes(table))
+    return Outcome(document_table(rows), ledger_table(dropped), len(table), text_bytes(table), came=table)
 
 
 def _identify_missing(config: ExtractConfig, table: pa.Table) -> Iterator[dict[str, Any]]:

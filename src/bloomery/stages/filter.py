@@ -159,6 +159,7 @@ def filter_file(
             text_bytes(batch),
             counts=edited.counts,
             extra={"signals": verdicts.judged},
+            came=batch,
         )
 
 

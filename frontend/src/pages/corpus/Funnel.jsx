@@ -48,16 +48,24 @@ function Step({ step, measure, most, chosen, onChoose }) {
         <details open={chosen} class="corpus-drops">
           <summary>{step.drops.length === 1 ? "1 rule" : `${step.drops.length} rules`} dropped {whole(dropped)} {dropped === 1 ? "document" : "documents"}</summary>
           <ul>
-            {step.drops.map(({ rule, documents }) => (
-              <li key={rule}>
-                <button type="button" class="quiet" aria-label={`${rule}: samples`} onClick={() => onChoose(step.artifact, { tab: "samples", kind: "rule", rule })}>{rule}</button>
-                <span class="corpus-bar thin" aria-hidden="true"><span class="gone" style={{ width: `${(100 * documents) / Math.max(1, step.documents_in)}%` }} /></span>
-                <span class="corpus-count">{whole(documents)} <small>{percent(documents / Math.max(1, step.documents_in))}</small></span>
-              </li>
-            ))}
+            {step.drops.map((drop) => <Drop key={drop.rule} drop={drop} step={step} measure={measure} onChoose={onChoose} />)}
           </ul>
         </details>
       )}
+    </li>
+  );
+}
+
+/** What one rule dropped, in the measure of the funnel; in documents where a stage of an older version counted no bytes. */
+function Drop({ drop, step, measure, onChoose }) {
+  const has = drop[measure] !== null && drop[measure] !== undefined;
+  const [gone, came] = has && measure !== "documents" ? [drop[measure], step[`${measure}_in`]] : [drop.documents, step.documents_in];
+  const share = came ? gone / came : null;
+  return (
+    <li>
+      <button type="button" class="quiet" aria-label={`${drop.rule}: samples`} onClick={() => onChoose(step.artifact, { tab: "samples", kind: "rule", rule: drop.rule })}>{drop.rule}</button>
+      <span class="corpus-bar thin" aria-hidden="true"><span class="gone" style={{ width: `${100 * (share ?? 0)}%` }} /></span>
+      <span class="corpus-count">{has ? `${measure === "tokens" ? "≈ " : ""}${MEASURES[measure].show(gone)}` : `${whole(gone)} documents`} {share !== null && <small>{percent(share)}</small>}</span>
     </li>
   );
 }

@@ -73,7 +73,7 @@ function Picture({ shown, scale, width, line }) {
         const w = Math.max(1, x1 - x0 - 1);
         return count > 0 && (
           <g key={bin}>
-            <rect class="gone" x={x0} y={floor - whole_} width={w} height={whole_ - kept} />
+            <rect class="gone" x={x0} y={floor - whole_} width={w} height={Math.max(0, whole_ - kept)} />
             <rect class="stayed" x={x0} y={floor - kept} width={w} height={kept} />
           </g>
         );

@@ -81,7 +81,8 @@ def list_steps(shelf: Shelf, run: RunEntry) -> list[Step]:
 
 def make_funnel(shelf: Shelf, run: RunEntry) -> dict[str, Any]:
     """What came in and went out of every stage, and what its rules dropped, most first. Tokens are those that the run's
-    `tokenize` counted; of other stages than the one it read, estimated at its tokens for each byte."""
+    `tokenize` counted; of other stages than the one it read, and of what was dropped, estimated at its tokens for each byte.
+    Artifacts from before stages counted the bytes that a rule drops have None there."""
     found = list_steps(shelf, run)
     steps = [_describe(step) for step in found]
     tokens = find_tokens(shelf, run)
@@ -91,6 +92,8 @@ def make_funnel(shelf: Shelf, run: RunEntry) -> dict[str, Any]:
         counted = sum(int(tokens["metrics"].get(f"{split}_tokens", 0)) for split in ("train", "validation")) if tokens and exact else None
         shown["tokens_out"] = counted if exact else estimate_tokens(step.record, rate)
         shown["tokens_estimated"] = shown["tokens_out"] is not None and not exact
+        for drop in shown["drops"]:
+            drop["tokens"] = None if rate is None or drop["bytes"] is None else round(drop["bytes"] * rate)
     return {"run": {"id": run.id, "name": run.name}, "steps": steps}
 
 
@@ -148,7 +151,7 @@ def _describe(step: Step) -> dict[str, Any]:
         "node": step.node,
         "stage": step.record["stage"],
         **{name: metrics.get(name) for name in ("documents_in", "documents_out", "bytes_in", "bytes_out")},
-        "drops": sorted_drops(drops),
+        "drops": [{**drop, "bytes": metrics.get(f"dropped_bytes/{drop['rule']}")} for drop in sorted_drops(drops)],
         "can": {
             "signals": (step.path / "signals").is_dir(),
             "clusters": (step.path / "clusters").is_dir(),

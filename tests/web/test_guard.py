@@ -3,7 +3,7 @@
 import asyncio
 import re
 
-import loops
+import own_loop
 import pytest
 from starlette.applications import Starlette
 from starlette.responses import JSONResponse
@@ -202,7 +202,7 @@ def test_requests_that_stay_open_have_a_limit_and_free_their_place():
         assert await asyncio.gather(*waiting) == [200] * 3
         assert await ask(guard) == 200
 
-    loops.run(run())
+    own_loop.run(run())
 
 
 def test_a_body_that_never_ends_is_given_up():
@@ -221,4 +221,4 @@ def test_a_body_that_never_ends_is_given_up():
         await guard(scope, receive, send)
         assert statuses[0] == 408
 
-    loops.run(run())
+    own_loop.run(run())

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from loops import run
+from own_loop import run
 
 from bloomery.chat.refusal import Refusal
 from bloomery.core.artifact import RECORD, Store

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import openai
 
-from bloomery.chat.server import Served, Service, make_server, open_socket
+from bloomery.chat.admission import open_socket
+from bloomery.chat.server import Served, Service, make_server
 from bloomery.chat.voice import load_voice
 from bloomery.generate.engine import Engine
 from bloomery.model.huggingface import load_model

@@ -1,4 +1,5 @@
-"""The pages of `bloomery web` over a large store: first paint, time until data stands on the page, memory of the server.
+"""The pages of `bloomery web` over a large store: first paint, time until data stands on the page, the questions of the corpus page one
+after another, 50 runs over each other, memory of the server.
 
     python bench/web.py runs                       # a store with a finished run of recipes/smoke.toml; about 6 minutes in all
     python bench/web.py runs --documents 100000 --loads 3
@@ -16,9 +17,11 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -54,6 +57,10 @@ def main() -> None:
         with serve(root) as (url, process):
             idle = memory_mb(process.pid)
             rows = measure(url, chromium=args.chromium, loads=args.loads, pid=process.pid)
+            questions = ask_corpus(url)
+            asked = peak_mb(process.pid)
+            seconds = compare_runs(url, chromium=args.chromium)
+            peak = peak_mb(process.pid)
         print(f"{args.documents:,} documents, 100 runs, 50 of them with {args.rows:,} rows of metrics\n")
         print("| page | first paint, ms: median (worst) | data on the page, ms: median (worst) | server, MB |\n|---|---|---|---|")
         for name, paints, data, memory in rows:
@@ -64,6 +71,69 @@ def main() -> None:
             f"\nfirst paint at most {worst:.0f} ms (limit {PAINT_LIMIT_MS}); "
             f"server {idle:.0f} MB at first, {most:.0f} MB at most (limit {MEMORY_LIMIT_MB})"
         )
+        print("\n| question | ms |\n|---|---|")
+        for name, times in questions.items():
+            print(f"| {name} | {', '.join(f'{ms:.0f}' for ms in times)} |")
+        print(
+            f"\nserver {asked:.0f} MB at its peak after these; curves of 50 runs in {seconds:.1f} s, {peak:.0f} MB at its peak after them"
+        )
+
+
+def ask_corpus(url: str) -> dict[str, list[float]]:
+    """What the corpus page asks, by what it is for: milliseconds of each call."""
+    base, _, token = url.partition("/?token=")
+    found: dict[str, list[float]] = {}
+
+    def ask(name: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+        request = urllib.request.Request(f"{base}/api/{path}", data=json.dumps(body).encode() if body else None, headers=headers)
+        began = time.perf_counter()
+        with urllib.request.urlopen(request, timeout=300) as answer:
+            value = json.load(answer)
+        found.setdefault(name, []).append(1000 * (time.perf_counter() - began))
+        return value
+
+    run = ask("runs", "corpus/runs")["runs"][0]["id"]
+    steps = {step["stage"]: step["artifact"] for step in ask("funnel", f"corpus/funnel?run={run}")["steps"]}
+    filtered, unique = steps["filter"], steps["dedup"]
+    rules = ask("rules", f"corpus/rules?artifact={filtered}")["rules"]
+    rule = max(rules, key=lambda row: row["dropped"])["name"]
+    ask("histogram", f"corpus/histogram?artifact={filtered}&rule={rule}")
+    for threshold in (20, 30, 40, 60, 80, 50):
+        ask("a moved threshold", "corpus/what-if", {"artifact": filtered, "thresholds": {rule: float(threshold)}})
+    for kind in ("random", "near", "rule"):
+        ask("samples", f"corpus/samples?artifact={filtered}&kind={kind}&rule={rule}&count=6")
+    for by in ("language", "domain", "source"):
+        ask("breakdown", f"corpus/breakdown?artifact={filtered}&by={by}&limit=50")
+    clusters = ask("clusters", f"corpus/clusters?artifact={unique}&offset=0&limit=20")["clusters"]
+    ask("one cluster", f"corpus/cluster?artifact={unique}&cluster={clusters[0]['id']}")
+    known = clusters[0]["members"][0]["id"]
+    ask("story of a known document", f"corpus/story?run={run}&document={known}")
+    ask("story of an unknown one", f"corpus/story?run={run}&document=https%3A%2F%2Fnowhere.example")
+    return found
+
+
+def compare_runs(url: str, *, chromium: str) -> float:
+    """Seconds until the curves of 50 runs stand over each other."""
+    base, _, token = url.partition("/?token=")
+    request = urllib.request.Request(f"{base}/api/runs", headers={"Authorization": f"Bearer {token}"})
+    with urllib.request.urlopen(request) as answer:
+        runs = sorted((run for run in json.load(answer)["runs"] if run["name"].startswith("run-")), key=lambda run: run["name"])
+    address = f"{base}/runs/compare?stage=base&" + "&".join(f"run={run['id']}" for run in runs[:50])
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(
+            executable_path=chromium, args=["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+        )
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        page.goto(url)
+        began = time.perf_counter()
+        page.goto(address, wait_until="commit")
+        page.wait_for_selector("figure.chart canvas", timeout=120_000)
+        page.wait_for_function("() => !document.querySelector('main .spinner')", timeout=120_000)
+        seconds = time.perf_counter() - began
+        page.wait_for_timeout(15_000)  # whatever is still on its way counts for the memory
+        browser.close()
+    return seconds
 
 
 def measure(url: str, *, chromium: str, loads: int, pid: int) -> list[tuple[str, list[float], list[float], float]]:
@@ -111,8 +181,17 @@ def serve(root: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
 
 def memory_mb(pid: int) -> float:
     """Resident memory of a process, in MB."""
+    return _status(pid, "VmRSS:")
+
+
+def peak_mb(pid: int) -> float:
+    """The most that it has been, in MB."""
+    return _status(pid, "VmHWM:")
+
+
+def _status(pid: int, key: str) -> float:
     text = Path(f"/proc/{pid}/status").read_text()
-    return int(text.partition("VmRSS:")[2].split()[0]) / 1000
+    return int(text.partition(key)[2].split()[0]) / 1000
 
 
 def make_store(root: Path, source: Path, *, documents: int, rows: int) -> None:

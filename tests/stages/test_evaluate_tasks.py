@@ -1,11 +1,13 @@
 """Benchmarks through the stage: what is kept, what is left out, what stands beside a score."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import torch
 from pydantic import ValidationError
 
 from bloomery.core.errors import ConfigError, DataError
@@ -167,3 +169,18 @@ def test_a_model_whose_context_is_too_short_for_a_row_leaves_the_benchmark_out_a
     tasks = read_json(tmp_path / "out" / "scores.json")["tasks"]["model-1"]
     assert "but the model reads 48 at once" in tasks["stereotype_pairs"]["skipped"]
     assert "metrics" in tasks["copa"]
+
+
+def test_the_log_likelihood_of_the_right_answer_is_a_figure_of_its_own(evaluated: tuple[Path, dict[str, Any]]) -> None:
+    rows = pq.read_table(evaluated[0] / "task_samples.parquet").to_pylist()
+    choices = {"arc_easy": 3, "copa": 2}
+    for row in [row for row in rows if row["task"] in choices]:
+        values, logp = json.loads(row["values"]), torch.tensor(row["logps"], dtype=torch.float64)
+        texts = {"arc_easy": ["a mat", "the sea"], "copa": ["it ran.", "the dog."]}[row["task"]]
+        gold = texts.index(row["gold"]) if row["gold"] in texts else 2
+        assert values["gold_nats"] == pytest.approx(torch.nn.functional.cross_entropy(logp[None], torch.tensor([gold])).item())
+        assert values["gold_bits_per_byte"] == pytest.approx(-logp[gold].item() / math.log(2) / len(row["gold"].encode()))
+    tasks = read_json(evaluated[0] / "scores.json")["tasks"]["model-1"]
+    assert tasks["winogrande"]["metrics"]["gold_nats"]["low"] > 0
+    lambada = tasks["lambada_openai"]["metrics"]
+    assert lambada["gold_bits_per_byte"]["value"] == pytest.approx(math.log2(lambada["perplexity"]["value"]) / len("mat"))

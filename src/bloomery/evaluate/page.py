@@ -16,7 +16,7 @@ GROUPS_SHOWN = 60
 ROWS_PER_PLOT = 22
 SHOWN_CHARACTERS = 320
 
-UNITS = {"bits_per_byte", "perplexity", "nats_per_token", "answer_tokens", "entropy_nats"}
+UNITS = {"bits_per_byte", "perplexity", "nats_per_token", "answer_tokens", "entropy_nats", "gold_nats", "gold_bits_per_byte"}
 """Figures that are no shares."""
 
 COMPARED = {

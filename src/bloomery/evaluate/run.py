@@ -87,7 +87,8 @@ def _judge(benchmark: Benchmark, asked: Asked, texts: Sequence[Text], found: Seq
     example = asked.located.example
     if isinstance(example, Completion):
         right = float(found[0].greedy)
-        values = {"accuracy": right, "logp": found[0].logp, "num_tokens": float(len(found[0].logps))}
+        values = {"accuracy": right, "gold_bits_per_byte": _bits_per_byte(found[0].logp, example.continuation)}
+        values |= {"logp": found[0].logp, "num_tokens": float(len(found[0].logps))}
         return {"gold": example.continuation, "prediction": example.continuation if right else "", "values": values}
     assert isinstance(example, Choice | Schema)
     options = example.choices if isinstance(example, Choice) else example.contexts
@@ -104,6 +105,9 @@ def _judge(benchmark: Benchmark, asked: Asked, texts: Sequence[Text], found: Seq
     chosen = {name: max(range(len(scores)), key=scores.__getitem__) for name, scores in ways.items()}
     values = {name: float(choice == example.gold) for name, choice in chosen.items()}
     values["gold_probability"] = _softmax(sums)[example.gold]
+    values["gold_nats"] = -_log_softmax(sums)[example.gold]
+    gold = example.choices[example.gold] if isinstance(example, Choice) else example.continuation
+    values["gold_bits_per_byte"] = _bits_per_byte(sums[example.gold], gold)
     prediction = chosen.get(benchmark.metric, chosen["accuracy"])
     return {"gold": options[example.gold], "prediction": options[prediction], "values": values, "logps": sums}
 
@@ -114,11 +118,19 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def _softmax(logps: Sequence[float]) -> list[float]:
+    return [math.exp(logp) for logp in _log_softmax(logps)]
+
+
+def _log_softmax(logps: Sequence[float]) -> list[float]:
     top = max(logps)
     if top == -math.inf:
-        return [1 / len(logps)] * len(logps)
-    weights = [math.exp(logp - top) for logp in logps]
-    return [weight / sum(weights) for weight in weights]
+        return [-math.log(len(logps))] * len(logps)
+    total = top + math.log(math.fsum(math.exp(logp - top) for logp in logps))
+    return [logp - total for logp in logps]
+
+
+def _bits_per_byte(logp: float, text: str) -> float:
+    return -logp / math.log(2) / len(text.encode())
 
 
 def _generate(

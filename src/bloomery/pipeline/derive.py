@@ -2,23 +2,28 @@
 
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any  # Any: the values of a TOML document
 
 from bloomery.core.config import suggest
 from bloomery.core.errors import ConfigError
 from bloomery.core.files import write_text
+from bloomery.pipeline.recipe import apply_override
+from bloomery.pipeline.sources import PREFIX
 
 Table = dict[str, Any]
 
 
-def read_tables(path: Path) -> Table:
-    """A recipe as TOML has it, unchecked. Raises ConfigError if it cannot be read."""
+def read_tables(path: Path, *, overrides: Sequence[str] = ()) -> Table:
+    """A recipe as TOML has it, with what `--set` says put into it, unchecked. Raises ConfigError if it cannot be read, or for an option."""
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read as a recipe: {error}") from error
+    for option in overrides:
+        apply_override(raw, option)
+    return raw
 
 
 def find_one(raw: Mapping[str, Any], stage: str, node_id: str | None) -> str:
@@ -42,6 +47,19 @@ def keep_upstream(raw: Mapping[str, Any], node_id: str) -> dict[str, Table]:
                     needed.add(source)
                     waiting.append(source)
     return {name: table for name, table in stages.items() if name in needed}
+
+
+def evaluate_table(models: Sequence[str], *, tasks: Sequence[str], data: Sequence[str], limit: int = 0) -> Table:
+    """The entry of a stage `evaluate` that asks `models`, each called by its id, the benchmarks `tasks`.
+
+    `data` are folders of benchmarks' rows, with `file:` before them or without. What is no benchmark is found when the recipe is read.
+    """
+    inputs = {"models": list(models), **({"data": [f"{PREFIX}{folder.removeprefix(PREFIX)}" for folder in data]} if data else {})}
+    return {
+        "stage": "evaluate",
+        "inputs": inputs,
+        "config": {"names": list(models), "baseline": models[0], "tasks": list(tasks), "limit": limit},
+    }
 
 
 def write_recipe(path: Path, *, name: str, seed: int, comment: str, stages: Mapping[str, Table]) -> Path:

@@ -87,6 +87,35 @@ def parse_value(text: str) -> Any:  # Any: whatever TOML can say
         return text
 
 
+def apply_override(raw: dict[str, Any], option: str) -> list[str]:
+    """Puts what --set says ("ID.key=value", "cluster.key=value", "seeds=[0]") into a recipe's tables, and returns where.
+
+    Raises ConfigError for an option that says nothing of the kind, or names no stage of the recipe.
+    """
+    name, equals, value = option.partition("=")
+    node_id, *keys = name.strip().split(".")
+    stages = raw.get("stages", {})
+    if equals and node_id == SEEDS and not keys:
+        where = [SEEDS]
+    elif not equals or not keys or not all(keys):
+        raise ConfigError(f"--set {option}: expected ID.key=value")
+    elif node_id == CLUSTER and len(keys) > 1:
+        raise ConfigError(f"--set {option}: expected cluster.key=value")
+    elif node_id == CLUSTER:
+        where = [CLUSTER, *keys]
+    elif node_id not in stages:
+        raise ConfigError(f'--set {option}: there is no stage with the id "{node_id}"; {suggest(node_id, stages)}')
+    else:
+        where = ["stages", node_id, *(keys if keys[0] in ("inputs", "launch") else ["config", *keys])]
+    table: Any = raw
+    for key in where[:-1]:
+        table = table.setdefault(key, {}) if isinstance(table, dict) else None
+    if not isinstance(table, dict):
+        raise ConfigError(f"--set {option}: {'.'.join(where[:-1]).removeprefix('stages.')} is not a table")
+    table[where[-1]] = parse_value(value.strip())
+    return where
+
+
 class _Reader:
     """Collects mistakes while a recipe is read, so that all can be told at once."""
 
@@ -107,38 +136,11 @@ class _Reader:
         self._mistakes.append((line, f"{place}: {message}"))
 
     def apply_overrides(self, raw: dict[str, Any], overrides: Sequence[str]) -> None:
-        for text in overrides:
-            option = f"--set {text}"
-            name, equals, value = text.partition("=")
-            node_id, *keys = name.strip().split(".")
-            stages = raw.get("stages", {})
-            if equals and node_id == SEEDS and not keys:
-                raw[SEEDS] = parse_value(value.strip())
-                self._places.note_override([SEEDS], option)
-            elif not equals or not keys or not all(keys):
-                self._mistakes.append((0, f"{option}: expected ID.key=value"))
-            elif node_id == CLUSTER:
-                self._override_cluster(raw, keys, value, option)
-            elif node_id not in stages:
-                self._mistakes.append((0, f'{option}: there is no stage with the id "{node_id}"; {suggest(node_id, stages)}'))
-            else:
-                where = [node_id, *(keys if keys[0] in ("inputs", "launch") else ["config", *keys])]
-                table: Any = stages
-                for key in where[:-1]:
-                    table = table.setdefault(key, {}) if isinstance(table, dict) else None
-                if isinstance(table, dict):
-                    table[where[-1]] = parse_value(value.strip())
-                    self._places.note_override(["stages", *where], option)
-                else:
-                    self._mistakes.append((0, f"{option}: {'.'.join(where[:-1])} is not a table"))
-
-    def _override_cluster(self, raw: dict[str, Any], keys: Sequence[str], value: str, option: str) -> None:
-        table = raw.setdefault(CLUSTER, {})
-        if len(keys) == 1 and isinstance(table, dict):
-            table[keys[0]] = parse_value(value.strip())
-            self._places.note_override([CLUSTER, *keys], option)
-        else:
-            self._mistakes.append((0, f"{option}: expected cluster.key=value, and [cluster] to be a table"))
+        for option in overrides:
+            try:
+                self._places.note_override(apply_override(raw, option), f"--set {option}")
+            except ConfigError as error:
+                self._mistakes.append((0, str(error)))
 
     def check_cluster(self, raw: Mapping[str, Any]) -> Cluster:
         """The [cluster] table; mistakes in it are collected like all others."""

@@ -302,5 +302,5 @@ STAGE = Stage(
         "scorers": Slot("scorer", many=True, optional=True),
     },
     output="scores",
-    version=3,
+    version=4,
 )

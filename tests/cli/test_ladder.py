@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from bloomery.cli.main import app
 from bloomery.core.files import write_json
+from bloomery.model.config import ModelShape, count_params, make_model_config
 from bloomery.pipeline.derive import toml_value
 from bloomery.pipeline.recipe import load_recipe
 from bloomery.pipeline.run import RunResult
@@ -125,3 +126,9 @@ def test_isoflop_spends_the_same_on_every_width():
 )
 def test_a_value_written_as_toml_is_read_back(value):
     assert tomllib.loads(f"v = {toml_value(value)}")["v"] == value
+
+
+def test_the_heads_of_every_rung_fill_its_width():
+    for rung in plan_rungs(range(48, 257, 16), vocab_size=512, ratios=[20]):
+        model = make_model_config(ModelShape(**rung.config["model"]), vocab_size=512, max_positions=256)
+        assert model.num_heads * model.head_dim == model.dim and count_params(model) == rung.params

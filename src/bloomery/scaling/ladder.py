@@ -68,6 +68,9 @@ def _lengths(width: int, params: int, ratios: Sequence[float], budgets: Sequence
 
 
 def _shape(width: int, depth: int, vocab_size: int) -> Shape:
+    """Heads fill the width, so that rungs differ in size alone: as many as there is of 64 in it, or the nearest number that divides it."""
     shape = shape_of_width(width, depth, vocab_size=vocab_size, tied=True)
-    # Below one head of 64 the head is as wide as the model can be cut into pairs.
-    return shape if width >= shape.head_dim else shape._replace(head_dim=width, num_heads=1, num_kv_heads=1)
+    fitting = [heads for heads in range(1, width // 16 + 1) if width % (2 * heads) == 0]
+    num_heads = min(fitting, key=lambda heads: (abs(heads - width / shape.head_dim), -heads))
+    num_kv_heads = shape.num_kv_heads if num_heads == shape.num_heads else num_heads // 2 if num_heads % 2 == 0 else num_heads
+    return shape._replace(head_dim=width // num_heads, num_heads=num_heads, num_kv_heads=num_kv_heads)

@@ -32,6 +32,8 @@ INSTALLED_KERNELS = [SDPBackend.FLASH_ATTENTION, *CUDA_KERNELS]
 FLASH_PACKAGES = {"FA4": "flash_attn.cute.interface", "FA3": "flash_attn_interface"}
 """What torch calls FlashAttention's later versions, and the modules that they come in."""
 HALF = (torch.bfloat16, torch.float16)
+VARLEN_KNOWS_GROUPS = "enable_gqa" in inspect.signature(varlen_attn).parameters
+"""Looked up once, here: inside a compiled layer torch 2.11 fails on the question."""
 
 
 class Visibility(NamedTuple):
@@ -156,20 +158,14 @@ def _attend_in_blocks(query_BHTK: Tensor, key_BGSK: Tensor, value_BGSK: Tensor, 
 def _attend_runs(query_BTHK: Tensor, key_BSGK: Tensor, value_BSGK: Tensor, run_start_R: Tensor, *, window: int) -> Tensor:
     B, T, H, K = query_BTHK.shape
     query_NHK, key_NGK, value_NGK = query_BTHK.flatten(0, 1), key_BSGK.flatten(0, 1), value_BSGK.flatten(0, 1)
-    known = _varlen_options()
     options: dict[str, Any] = {"window_size": (window - 1 if window else -1, 0)}
-    if "enable_gqa" in known:
+    if VARLEN_KNOWS_GROUPS:
         options["enable_gqa"] = key_NGK.shape[1] != H
     else:  # before torch 2.12: keys and values are repeated for each head
         key_NGK, value_NGK = (x.repeat_interleave(H // x.shape[1], 1) for x in (key_NGK, value_NGK))
     out_NHK = varlen_attn(query_NHK, key_NGK, value_NGK, run_start_R, run_start_R, T, T, **options)
     assert isinstance(out_NHK, Tensor)
     return out_NHK.view(B, T, H, K)
-
-
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # torch does not type it
-def _varlen_options() -> frozenset[str]:
-    return frozenset(inspect.signature(varlen_attn).parameters)
 
 
 def _run_starts(document_BT: Tensor, max_runs: int | None) -> Tensor:

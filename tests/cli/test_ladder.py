@@ -9,7 +9,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from bloomery.cli.main import app
-from bloomery.core.files import write_json
+from bloomery.core.files import write_json, write_jsonl
 from bloomery.model.config import ModelShape, count_params, make_model_config
 from bloomery.pipeline.derive import toml_value
 from bloomery.pipeline.recipe import load_recipe
@@ -79,17 +79,17 @@ def test_at_the_end_stands_the_law_and_how_far_it_missed(recipe, tmp_path, monke
     (folder / "law").mkdir(parents=True)
     constants = {name: {"value": 1.5, "low": 1.0, "high": 2.0} for name in ("E", "A", "B", "alpha", "beta", "exponent")}
     row = {"params": 93_000.0, "tokens": 837_000.0, "loss": 4.0, "predicted": {"value": 4.02, "low": 3.9, "high": 4.1}, "error": 0.005}
-    write_json(folder / "law" / "ladder.json", {"constants": constants, "runs": [], "held_out": [row]})
+    write_json(folder / "law" / "ladder.json", {"constants": constants, "runs": [], "held_out": [row], "tasks": []})
     monkeypatch.setattr("bloomery.pipeline.run.run_plan", lambda *_, **__: RunResult(folder=folder))
     monkeypatch.setattr("bloomery.pipeline.report.write_report", lambda *_: None)
     arguments = (
         recipe,
         "--widths",
-        "16,32",
+        "16,32,48",
         "--ratios",
-        "9",
+        "9,12",
         "--held-out",
-        "48:9",
+        "64:9",
         "--store",
         tmp_path / "runs",
         "--out",
@@ -108,11 +108,58 @@ def test_at_the_end_stands_the_law_and_how_far_it_missed(recipe, tmp_path, monke
         (("--widths", "32"), "ratios of tokens to parameters, or budgets in FLOP"),
         (("--widths", "x", "--ratios", "5"), "cannot be planned"),
         (("--widths", "64", "--ratios", "20", "--held-out", "64:10"), "what is held out must be the largest run"),
+        (("--widths", "64,80", "--ratios", "20", "--held-out", "96:20"), "no law can be fitted to this ladder: a law has five constants"),
         (("--widths", "64", "--ratios", "20", "--stage", "bse"), 'did you mean "base"?'),
+        (("--widths", "64", "--ratios", "20", "--set", "bse.z_loss=1"), 'there is no stage with the id "bse"; did you mean "base"'),
+        (("--widths", "64", "--ratios", "20", "--limit", "9"), "--data and --limit say what --tasks are asked of: name some"),
     ],
 )
 def test_mistakes_are_told_in_one_line(recipe, tmp_path, arguments, message):
     assert message in run(recipe, *arguments, "--out", tmp_path / "l.toml", "--dry-run", expect=2).output
+
+
+def test_with_benchmarks_all_models_are_asked_and_the_law_sees_the_scores(recipe, tmp_path):
+    out = tmp_path / "l.toml"
+    options = [
+        "--tasks",
+        "copa,arc_easy",
+        "--data",
+        "rows",
+        "--limit",
+        "20",
+        "--shots",
+        "0",
+        "--set",
+        "tokenizer.vocab_size=280",
+        "--set",
+        "base.z_loss=0",
+    ]
+    run(recipe, "--widths", "32,48,64", "--ratios", "5,10", "--held-out", "96:5", *options, "--out", out, "--dry-run")
+    nodes = load_recipe(out).nodes
+    rungs = ("w32_r5", "w32_r10", "w48_r5", "w48_r10", "w64_r5", "w64_r10", "w96_r5")
+    assert nodes["scores"].inputs == {"models": rungs, "data": ("file:rows",)} and (
+        nodes["scores"].config.limit,
+        nodes["scores"].config.num_shots,
+    ) == (20, 0)
+    assert nodes["law"].inputs == {"models": rungs, "scores": ("scores",)}
+    assert (nodes["tokenizer"].config.vocab_size, nodes["w48_r5"].config.z_loss) == (280, 0)
+
+
+def test_a_ladder_is_run_from_texts_to_what_the_benchmarks_say(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = [f"word{i % 7} stands after word{i % 5} and before word{i % 11}." for i in range(120)]
+    write_jsonl(tmp_path / "texts.jsonl", [{"text": " ".join(words[i:] + words[:i])} for i in range(24)])
+    query = {"query": "word1 stands", "choices": ["after word1 and", "xq zj"]}
+    write_jsonl(tmp_path / "rows" / "copa.jsonl", [{**query, "gold": 0} for _ in range(4)])
+    recipe = RECIPE.replace('inputs = { documents = "extracted" }', 'inputs = { documents = "file:texts.jsonl" }')
+    (tmp_path / "tiny.toml").write_text(recipe)
+    options = ["--tasks", "copa", "--data", "rows", "--set", "base.batch_tokens=128", "--set", "base.num_samples=0"]
+    told = run("tiny.toml", "--widths", "16,32,48", "--ratios", "0.4,0.6", "--held-out", "64:0.45", *options, "--json").stdout
+    report = json.loads(told)
+    assert len(report["runs"]) == 6 and abs(report["held_out"][0]["error"]) < 0.5
+    (task,) = report["tasks"]
+    assert task["task"] == "copa" and len(task["points"]) == 7 and [p["held_out"] for p in task["points"]].count(True) == 1
+    assert "pages" not in json.loads((tmp_path / "runs" / "ladder-tiny" / "spec.json").read_text())["nodes"]
 
 
 def test_isoflop_spends_the_same_on_every_width():

@@ -12,6 +12,7 @@ from bloomery.core.files import read_json, write_jsonl
 from bloomery.model.config import ModelConfig, flops_per_token, make_model_config
 from bloomery.model.huggingface import save_model
 from bloomery.model.transformer import Transformer
+from bloomery.pipeline.derive import keep_upstream, read_tables
 from bloomery.pipeline.locate import find_recipe, shipped_recipes
 from bloomery.pipeline.plan import make_plan
 from bloomery.pipeline.recipe import load_recipe
@@ -29,6 +30,7 @@ def test_a_shipped_recipe_has_no_mistakes(name):
 
 def test_all_shipped_recipes_are_tested_above():
     names = {"quickstart", "smoke", "web", "continue", "curriculum", "gpt2", "speedrun", "synthetic", "chat", "rl-math", "align-demo"}
+    names |= {"ladder"}
     assert set(shipped_recipes()) == names
 
 
@@ -39,6 +41,12 @@ def test_the_demonstration_of_alignment_trains_every_method_once_a_seed_and_comp
     assert {"rm_100", "rm_1000", "rm_5000", "dpo", "kto", "kto_1_10", "ppo", "ppo_small", "grpo", "sl_cai", "rl_cai"} <= set(methods)
     assert len(frontier.inputs["models"]) == 2 * len(frontier.config.names) and len(frontier.inputs["reward_models"]) == 6
     assert recipe.nodes["ppo_seed5"].inputs["reward_models"] == ("rm_5000_seed5",) and recipe.nodes["ppo_seed5"].config.seed == 5
+
+
+def test_the_ladders_recipe_takes_texts_of_ones_own_instead_of_the_modules_documentation():
+    assert [node.stage.name for node in load_recipe(find_recipe("ladder")).nodes.values()].count("pretrain") == 1
+    raw = read_tables(find_recipe("ladder"), overrides=['corpus.inputs.documents=["file:texts/*.jsonl.gz"]'])
+    assert list(keep_upstream(raw, "base")) == ["corpus", "tokenizer", "tokens"]
 
 
 def test_the_recipe_of_continued_pretraining_starts_from_a_checkpoint_and_its_tokenizer():

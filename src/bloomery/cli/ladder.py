@@ -1,6 +1,7 @@
 """bloomery ladder: a family of small models on the data of a recipe, the law of their losses, and how far it misses a larger one."""
 
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any  # Any: tables of a recipe
 
@@ -15,7 +16,8 @@ if TYPE_CHECKING:
 LADDER_EXAMPLES = (
     "Examples:\n\n    bloomery ladder my.toml --widths 48,64,96,128 --ratios 5,10,20 --held-out 192:10\n\n"
     "    bloomery ladder my.toml --stage base --widths 48,64,96,128 --flops 1e12,4e12,1.6e13 --held-out 192:20    (IsoFLOP)\n\n"
-    "    bloomery ladder my.toml --widths 64,96,128 --ratios 5,20 --dry-run\n\n"
+    "    bloomery ladder ladder --widths 64,80,96,128 --ratios 4,8,16 --held-out 160:16 --dry-run    (the shipped recipe's texts)\n\n"
+    "    bloomery ladder my.toml --widths 64,80,96 --ratios 5,20 --tasks hellaswag,lambada_openai --data benchmarks --limit 500\n\n"
     "The runs are a recipe, written to --out: killed, the same command continues; `bloomery budget --law LAW.json` reads the law."
 )
 
@@ -28,6 +30,11 @@ def ladder(
     ] = "",
     ratios: Annotated[str, typer.Option("--ratios", help="Tokens a parameter: each width with each.", metavar="X,X...")] = "",
     flops: Annotated[str, typer.Option("--flops", help="Budgets: each spent on each width (IsoFLOP).", metavar="C,C...")] = "",
+    tasks: Annotated[str, typer.Option("--tasks", help="Benchmarks to ask every model, with commas between.", metavar="A,B")] = "",
+    data: Annotated[list[str] | None, typer.Option("--data", help="A folder of benchmarks' rows.", metavar="DIR")] = None,
+    limit: Annotated[int, typer.Option("--limit", min=0, help="Rows of each benchmark; 0 = all.", metavar="N")] = 0,
+    shots: Annotated[int, typer.Option("--shots", min=-1, help="Examples shown; -1 = the benchmark's own number.", metavar="N")] = -1,
+    overrides: Annotated[list[str] | None, typer.Option("--set", help="Override a setting of the recipe.", metavar="ID.KEY=VALUE")] = None,
     stage: Annotated[
         str | None, typer.Option("--stage", help="Which `pretrain` of the recipe (default: the only one).", metavar="ID")
     ] = None,
@@ -40,25 +47,28 @@ def ladder(
 ) -> None:
     """Train a ladder of small models, fit their law, and predict a larger run that it has not seen."""
     with session(as_json=as_json, debug=debug, on_interrupt="Stopped. The same command continues."):
-        from bloomery.pipeline.derive import find_one, keep_upstream, read_tables, write_recipe
+        from bloomery.core.errors import ConfigError
+        from bloomery.pipeline.derive import evaluate_table, find_one, keep_upstream, read_tables, write_recipe
         from bloomery.pipeline.locate import find_recipe
 
+        asked = [task for task in tasks.split(",") if task]
+        if (data or limit) and not asked:
+            raise ConfigError("--data and --limit say what --tasks are asked of: name some")
         source = find_recipe(recipe)
-        raw = read_tables(source)
+        raw = read_tables(source, overrides=overrides or ())
         base = find_one(raw, "pretrain", stage)
         upstream = keep_upstream(raw, base)
         given = raw["stages"][base].get("config", {})
         sizes = {key: int(given[key]) for key in ("sequence_tokens", "batch_tokens") if key in given}  # not the dial's: the recipe's
         rungs, larger = _plan(widths, ratios, flops, held_out, vocab_size=_vocab_size(upstream), sizes=sizes)
-        table = {key: value for key, value in raw["stages"][base].items() if key != "config"}
-        settings = {key: value for key, value in given.items() if key not in rungs[0].config}
-        runs = {rung.name: {**table, "config": {**settings, **rung.config}} for rung in [*rungs, *larger]}
+        runs = _runs(raw["stages"][base], [*rungs, *larger])
         law: dict[str, Any] = {"stage": "scaling_law", "inputs": {"models": list(runs)}, "config": {"num_held_out": len(larger)}}
+        scores = {"scores": evaluate_table(list(runs), tasks=asked, data=data or (), limit=limit, num_shots=shots)} if asked else {}
+        law["inputs"] |= {name: name for name in scores}
         name = f"ladder-{source.stem}"
         comment = f"The ladder of `{base}` of {source.name}, as `bloomery ladder` made it: change it there, or here."
-        path = write_recipe(
-            out or Path(f"{name}.toml"), name=name, seed=int(raw.get("seed", 0)), comment=comment, stages={**upstream, **runs, "law": law}
-        )
+        stages = {**upstream, **runs, **scores, "law": law}
+        path = write_recipe(out or Path(f"{name}.toml"), name=name, seed=int(raw.get("seed", 0)), comment=comment, stages=stages)
         if dry_run:
             rows = [[r.name, f"{r.params / 1e6:.3f} M", f"{r.tokens / 1e6:.2f} M", f"{r.flops:.2e}"] for r in [*rungs, *larger]]
             if as_json:
@@ -74,6 +84,7 @@ def _plan(
     widths: str, ratios: str, flops: str, held_out: str, *, vocab_size: int, sizes: dict[str, int]
 ) -> tuple[list["Rung"], list["Rung"]]:
     from bloomery.core.errors import ConfigError
+    from bloomery.scaling.fitting import Measured, check_runs
     from bloomery.scaling.ladder import plan_rungs
 
     sequence, batch = sizes.get("sequence_tokens", 0), sizes.get("batch_tokens", 0)
@@ -94,7 +105,22 @@ def _plan(
             f"--held-out {held_out} takes {larger[0].flops:.2e} FLOP, no more than {rungs[-1].name} ({rungs[-1].flops:.2e}): "
             "what is held out must be the largest run"
         )
-    return [rung for rung in rungs if rung.name not in {run.name for run in larger}], larger
+    kept = [rung for rung in rungs if rung.name not in {run.name for run in larger}]
+    try:
+        check_runs([Measured(rung.params, rung.tokens, 1.0) for rung in kept])
+    except ValueError as error:
+        raise ConfigError(
+            f"no law can be fitted to this ladder: {error}. Add --widths or --ratios (runs of few steps are left out)"
+        ) from error
+    return kept, larger
+
+
+def _runs(table: Mapping[str, Any], rungs: Sequence["Rung"]) -> dict[str, dict[str, Any]]:
+    """The recipe's `pretrain` once for each rung: what the dial makes is the rung's, the rest the recipe's."""
+    given = table.get("config", {})
+    own = {key: value for key, value in table.items() if key != "config"}
+    settings = {key: value for key, value in given.items() if key not in rungs[0].config}
+    return {rung.name: {**own, "config": {**settings, **rung.config}} for rung in rungs}
 
 
 def _vocab_size(upstream: dict[str, Any]) -> int:
@@ -132,4 +158,6 @@ def _run(path: Path, store: Path, *, workers: int, as_json: bool) -> None:
         interval = f"{predicted['value']:.4f} [{predicted['low']:.4f}, {predicted['high']:.4f}]: {100 * row['error']:+.2f} %"
         size = f"{row['params'] / 1e6:.2f} M parameters, {row['tokens'] / 1e6:.1f} M tokens"
         print_text(f"\nHeld out: {size}: measured {row['loss']:.4f}, predicted {interval}")
+    for task in report["tasks"]:
+        print_text(f"\n{task['title']}: {task['sentence']}")
     print_text(f"\nPage: {law / 'ladder.html'}\nLaw:  bloomery budget --law {law / 'law.json'} ...")

@@ -7,7 +7,7 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any  # Any: matplotlib's figures and axes are untyped
+from typing import Any, NamedTuple  # Any: matplotlib's figures and axes are untyped
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
@@ -29,7 +29,18 @@ STYLE: Any = {
     "svg.hashsalt": "bloomery",
 }
 
+MOST_COLUMNS = 5
+"""Of a legend above a plot; more names stand in a column beside it."""
+
 Series = Sequence[tuple[float, float]]
+
+
+class Panel(NamedTuple):
+    """One of several plots beside each other: a title, named points (x, (value, low, high)), and a level to compare them with."""
+
+    title: str
+    points: Mapping[str, Sequence[tuple[float, tuple[float, float, float]]]]
+    level: float | None = None
 
 
 def draw_curves(
@@ -117,7 +128,10 @@ def draw_intervals(
         axes.invert_yaxis()
         axes.set_xlabel(x_label)
         columns = len(models) + bool(marked)
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.0 + 0.9 / (1 + len(groups) * len(models) * 0.3)), ncols=columns)
+        if columns > MOST_COLUMNS:
+            axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9)
+        else:
+            axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.0 + 0.9 / (1 + len(groups) * len(models) * 0.3)), ncols=columns)
         return _svg(figure)
 
 
@@ -144,6 +158,26 @@ def draw_points(
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9)
+        return _svg(figure)
+
+
+def draw_panels(panels: Sequence[Panel], *, x_label: str, level_label: str, width_inches: float = 9.6) -> str:
+    """Plots side by side over the same logarithmic axis, points with their intervals; series of one name have one colour in all."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(width_inches, 3.0), layout="constrained")
+        handles: dict[str, Any] = {}
+        for panel, axes in zip(panels, figure.subplots(1, len(panels), squeeze=False)[0], strict=True):
+            if panel.level is not None:
+                handles[level_label] = axes.axhline(panel.level, color="#888888", linestyle="--", linewidth=1.2, zorder=1)
+            for color, marker, (name, points) in zip(PALETTE[1::-1], "os", panel.points.items(), strict=False):
+                for x, (_, low, high) in points:
+                    axes.plot([x, x], [low, high], color=color, linewidth=1.2, zorder=2)
+                x_values, values = [x for x, _ in points], [value for _, (value, _, _) in points]
+                (handles[name],) = axes.plot(x_values, values, marker, color=color, markersize=4.5, zorder=3)
+            axes.set_xscale("log")
+            axes.set_title(panel.title, fontsize=10, color="#333333")
+            axes.set_xlabel(x_label)
+        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles), fontsize=9)
         return _svg(figure)
 
 

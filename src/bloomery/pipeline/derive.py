@@ -49,17 +49,14 @@ def keep_upstream(raw: Mapping[str, Any], node_id: str) -> dict[str, Table]:
     return {name: table for name, table in stages.items() if name in needed}
 
 
-def evaluate_table(models: Sequence[str], *, tasks: Sequence[str], data: Sequence[str], limit: int = 0) -> Table:
+def evaluate_table(models: Sequence[str], *, tasks: Sequence[str], data: Sequence[str], limit: int = 0, num_shots: int = -1) -> Table:
     """The entry of a stage `evaluate` that asks `models`, each called by its id, the benchmarks `tasks`.
 
     `data` are folders of benchmarks' rows, with `file:` before them or without. What is no benchmark is found when the recipe is read.
     """
     inputs = {"models": list(models), **({"data": [f"{PREFIX}{folder.removeprefix(PREFIX)}" for folder in data]} if data else {})}
-    return {
-        "stage": "evaluate",
-        "inputs": inputs,
-        "config": {"names": list(models), "baseline": models[0], "tasks": list(tasks), "limit": limit},
-    }
+    config = {"names": list(models), "baseline": models[0], "tasks": list(tasks), "limit": limit, "num_shots": num_shots}
+    return {"stage": "evaluate", "inputs": inputs, "config": config}
 
 
 def write_recipe(path: Path, *, name: str, seed: int, comment: str, stages: Mapping[str, Table]) -> Path:

@@ -1,6 +1,7 @@
 """Stage scaling_law: a law L(N, D) from a ladder of pretrained models, and how far off it is for larger ones that it has not seen.
 
-The runs of most FLOP are held out: the law is fitted to the others, predicts them, and the page says by how much it missed. Writes
+The runs of most FLOP are held out: the law is fitted to the others, predicts them, and the page says by how much it missed. With the
+scores of the same models on benchmarks it also says of each whether accuracy, or only the log-likelihood, moves along the ladder. Writes
 law.json, which `bloomery budget --law` reads, ladder.json, ladder.html and ladder.md.
 """
 
@@ -15,12 +16,16 @@ from bloomery.core.config import Config
 from bloomery.core.errors import ConfigError, DataError
 from bloomery.core.files import write_json
 from bloomery.core.pages import write_page
-from bloomery.core.plots import draw_curves, draw_points
+from bloomery.core.plots import Panel, draw_curves, draw_panels, draw_points
 from bloomery.core.stage import Runtime, Slot, Stage
+from bloomery.evaluate.row_scores import TaskScores, models_by_fingerprint, read_task_scores
 from bloomery.scaling.fitting import Fit, Measured, Range, find_valleys, fit_exponent, fit_with_intervals
 from bloomery.scaling.laws import FLOPS_PER_PARAM_TOKEN, Split, predict_loss
+from bloomery.scaling.task_curves import find_trend, stack_rows
 
 Record = dict[str, Any]
+FIGURES = {"gold_bits_per_byte": "right answer, bits a byte", "gold_nats": "right among choices, nats"}
+"""Figures beside accuracy, with their names on plots; smaller is better."""
 CONSTANTS = {"E": "E, nats", "A": "A", "B": "B", "alpha": "alpha", "beta": "beta", "exponent": "a in N ~ C^a"}
 
 
@@ -34,14 +39,17 @@ class ScalingLawConfig(Config):
     seed: NonNegativeInt = 0
 
 
-def scaling_law(config: ScalingLawConfig, *, models: Sequence[Path], out: Path, runtime: Runtime) -> Mapping[str, Any]:
+def scaling_law(
+    config: ScalingLawConfig, *, models: Sequence[Path], scores: Path | None = None, out: Path, runtime: Runtime
+) -> Mapping[str, Any]:
     """Writes the law and its pages; returns its constants and, for the largest held-out run, the relative error of its predicted loss.
 
-    `models` are checkpoints of `pretrain`: parameters, tokens and the last validation loss (nats a token) stand in their records. Raises
-    DataError for another checkpoint, ConfigError if too few runs are left to fit five constants to.
+    `models` are checkpoints of `pretrain`: parameters, tokens and the last validation loss (nats a token) stand in their records;
+    `scores` is what `evaluate` made of all of them. Raises DataError for another checkpoint, or for scores that lack one of them,
+    ConfigError if too few runs are left to fit five constants to.
     """
-    named = sorted(((path.name, _measured(path)) for path in models), key=lambda pair: (_flops(pair[1]), pair[0]))
-    runs = [run for _, run in named]
+    ordered = sorted(((path, _measured(path)) for path in models), key=lambda pair: (_flops(pair[1]), pair[0].name))
+    runs = [run for _, run in ordered]
     kept, held_out = runs[: len(runs) - config.num_held_out], runs[len(runs) - config.num_held_out :]
     source = f"{len(kept)} runs of {min(runs).params / 1e6:.2g} to {max(run.params for run in kept or runs) / 1e6:.2g} M parameters"
     try:
@@ -57,6 +65,7 @@ def scaling_law(config: ScalingLawConfig, *, models: Sequence[Path], out: Path, 
         "held_out": predictions,
         "valleys": [valley._asdict() for valley in valleys],
         "valley_exponent": fit_exponent(valleys) if len({valley.flops for valley in valleys}) > 1 else None,
+        "tasks": _follow_tasks(scores, ordered, num_held_out=config.num_held_out, seed=config.seed) if scores is not None else [],
     }
     write_json(out / "law.json", fit.law._asdict())
     write_json(out / "ladder.json", report)
@@ -86,6 +95,68 @@ def _prediction(run: Measured, fit: Fit) -> Record:
     return {**run._asdict(), "flops": _flops(run), "predicted": predicted._asdict(), "error": predicted.value / run.loss - 1}
 
 
+def _follow_tasks(folder: Path, ordered: Sequence[tuple[Path, Measured]], *, num_held_out: int, seed: int) -> list[Record]:
+    """One record a benchmark: its figures under every model, in the order of falling loss, and what follows from them."""
+    known = models_by_fingerprint(folder)
+    models: list[Record] = []
+    for i, (path, run) in enumerate(ordered):
+        name = known.get(read_artifact(path).fingerprint)
+        if name is None:
+            raise DataError(f"{folder}: the model {path} of the ladder was not evaluated; evaluated were {', '.join(known.values())}")
+        models.append({"model": name, "flops": _flops(run), "loss": run.loss, "held_out": i >= len(ordered) - num_held_out})
+    models.sort(key=lambda model: (-model["loss"], model["flops"]))
+    try:
+        return [_follow_task(name, task, models, seed=seed) for name, task in read_task_scores(folder).items()]
+    except ValueError as error:
+        raise ConfigError(f"scaling_law: {folder}: {error}") from error
+
+
+def _follow_task(name: str, task: TaskScores, models: Sequence[Record], *, seed: int) -> Record:
+    names = [model["model"] for model in models]
+    records = [task.records[model] for model in names]
+    metric, chance = records[0]["metric"], records[0]["chance"]
+    trend = find_trend(
+        stack_rows(task.rows, names, metric=metric),
+        [model["loss"] for model in models],
+        lows=[record["metrics"][metric]["low"] for record in records],
+        chance=chance,
+        names=names,
+        seed=seed,
+    )
+    found = [key for key in FIGURES if all(key in record["metrics"] for record in records)]
+    points = [
+        {**model, "accuracy": record["metrics"][metric], **{key: record["metrics"][key] for key in found}}
+        for model, record in zip(models, records, strict=True)
+    ]
+    return {"task": name, "title": records[0]["title"], "metric": metric, "chance": chance, "points": points, **trend.record()}
+
+
+def _task_view(task: Record) -> Record:
+    rows = []
+    for key, label in {"accuracy": task["metric"].replace("_", " "), **FIGURES}.items():
+        if key in task["points"][0]:
+            correlation = task["rank_correlation"][{"accuracy": "accuracy", "gold_bits_per_byte": "bits", "gold_nats": "nats"}[key]]
+            first, last = (_interval(_range_of(task["points"][place][key])) for place in (0, -1))
+            rows.append({"name": label, "first": first, "last": last, "correlation": _interval(Range(**correlation))})
+    return {"title": task["title"], "sentence": task["sentence"], "rows": rows, "svg": _plot_task(task)}
+
+
+def _plot_task(task: Record) -> str:
+    panels = []
+    for key, label in {"accuracy": f"{task['metric'].replace('_', ' ')} (higher is better)", **FIGURES}.items():
+        if key not in task["points"][0]:
+            continue
+        points: dict[str, list[tuple[float, Range]]] = {}
+        for point in task["points"]:
+            points.setdefault("held out" if point["held_out"] else "fitted", []).append((point["flops"], _range_of(point[key])))
+        panels.append(Panel(label, points, task["chance"] if key == "accuracy" else None))
+    return draw_panels(panels, x_label="FLOP of training", level_label="chance")
+
+
+def _range_of(record: Mapping[str, Any]) -> Range:
+    return Range(record["value"], record["low"], record["high"])
+
+
 def _page_view(report: Record, fit: Fit) -> Record:
     return {
         "num_runs": len(report["runs"]),
@@ -109,6 +180,7 @@ def _page_view(report: Record, fit: Fit) -> Record:
             {"title": "Loss against tokens, by size: measured (dots) and by the law (lines)", "svg": _plot_sizes(report, fit)},
             {"title": "Predicted and measured", "svg": _plot_predictions(report, fit)},
         ],
+        "tasks": [_task_view(task) for task in report["tasks"]],
     }
 
 
@@ -164,7 +236,7 @@ STAGE = Stage(
     name="scaling_law",
     config_type=ScalingLawConfig,
     run=scaling_law,
-    inputs={"models": Slot("checkpoint", many=True)},
+    inputs={"models": Slot("checkpoint", many=True), "scores": Slot("scores", optional=True)},
     output="scaling_law",
-    version=1,
+    version=2,
 )

@@ -32,8 +32,6 @@ INSTALLED_KERNELS = [SDPBackend.FLASH_ATTENTION, *CUDA_KERNELS]
 FLASH_PACKAGES = {"FA4": "flash_attn.cute.interface", "FA3": "flash_attn_interface"}
 """What torch calls FlashAttention's later versions, and the modules that they come in."""
 HALF = (torch.bfloat16, torch.float16)
-VARLEN_KNOWS_GROUPS = "enable_gqa" in inspect.signature(varlen_attn).parameters
-"""Looked up once, here: inside a compiled layer torch 2.11 fails on the question."""
 
 
 class Visibility(NamedTuple):
@@ -159,13 +157,18 @@ def _attend_runs(query_BTHK: Tensor, key_BSGK: Tensor, value_BSGK: Tensor, run_s
     B, T, H, K = query_BTHK.shape
     query_NHK, key_NGK, value_NGK = query_BTHK.flatten(0, 1), key_BSGK.flatten(0, 1), value_BSGK.flatten(0, 1)
     options: dict[str, Any] = {"window_size": (window - 1 if window else -1, 0)}
-    if VARLEN_KNOWS_GROUPS:
+    if _varlen_knows_groups():
         options["enable_gqa"] = key_NGK.shape[1] != H
     else:  # before torch 2.12: keys and values are repeated for each head
         key_NGK, value_NGK = (x.repeat_interleave(H // x.shape[1], 1) for x in (key_NGK, value_NGK))
     out_NHK = varlen_attn(query_NHK, key_NGK, value_NGK, run_start_R, run_start_R, T, T, **options)
     assert isinstance(out_NHK, Tensor)
     return out_NHK.view(B, T, H, K)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # torch does not type it
+def _varlen_knows_groups() -> bool:  # a bool, not the names: on a set of these torch 2.11 cannot compile the question
+    return "enable_gqa" in inspect.signature(varlen_attn).parameters
 
 
 def _run_starts(document_BT: Tensor, max_runs: int | None) -> Tensor:

@@ -59,7 +59,11 @@ def test_files_without_text_are_refused_by_name(tmp_path):
 def test_a_text_file_is_one_document_and_broken_bytes_are_marked(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"caf\xe9\n")
     assert read_documents(tmp_path / "a.txt").column("text").to_pylist() == ["caf\ufffd\n"]
-    assert list_document_files(tmp_path) == [tmp_path / "a.txt"]
+    (tmp_path / "load.py").write_text("import this\n")
+    assert list_document_files(tmp_path) == [tmp_path / "a.txt"]  # a program in a folder may be the data's own
+    (program,) = list_document_files(tmp_path / "*.py")
+    assert read_documents(program).column("text").to_pylist() == ["import this\n"]
+    assert [len(table) for table in read_document_batches(program)] == [1]
 
 
 def test_lone_surrogates_have_no_place_in_utf8(tmp_path):

@@ -41,6 +41,22 @@ def test_bits_per_byte_equal_a_loop_over_single_tokens_over_all_and_by_source(en
     assert sum(done) == 3
 
 
+def test_named_inputs_get_equal_parts_and_of_a_long_document_only_the_beginning_counts(tmp_path: Path) -> None:
+    for name, count in (("many", 400), ("few", 30)):
+        write_jsonl(tmp_path / f"{name}.jsonl", [{"text": f"number {i:04d} is a text", "source": "its own"} for i in range(count)])
+    chosen = choose_texts([tmp_path / "many.jsonl", tmp_path / "few.jsonl"], max_tokens=400, names=["a", "b"])
+    assert {name: sum(one.source == name for one in chosen) for name in "ab"} == {"a": 37, "b": 30}
+    write_jsonl(tmp_path / "long.jsonl", [{"text": "word " * 1000}, {"text": "short"}])
+    assert [len(one.text) for one in choose_texts([tmp_path / "long.jsonl"], max_tokens=0, max_document_tokens=10)] == [40, 5]
+
+
+def test_of_a_mix_the_validation_side_is_scored(tmp_path: Path) -> None:
+    for split in ("train", "validation"):
+        (tmp_path / "mix" / split).mkdir(parents=True)
+        write_jsonl(tmp_path / "mix" / split / "00000.jsonl", [{"text": f"of {split}"}])
+    assert [one.text for one in choose_texts([tmp_path / "mix"], max_tokens=0)] == ["of validation"]
+
+
 def test_as_many_documents_as_asked_for_are_spread_over_the_file(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "many.jsonl", [{"text": f"number {i:04d} is a text"} for i in range(100)])
     chosen = choose_texts([tmp_path / "many.jsonl"], max_tokens=100)

@@ -50,6 +50,19 @@ def read_folder(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
+def test_a_document_goes_that_shares_a_run_of_words_with_a_held_out_one_and_of_a_mix_only_the_validation_side_is_held_out(inputs, tmp_path):
+    held = [f"{QUESTIONS[0]} {QUESTIONS[1]}", "A text of its own about nothing that any other document of these speaks of at all."]
+    mixed = tmp_path / "mixed"
+    write_documents(mixed / "validation" / "00000.parquet", document_table([{"id": f"h{i}", "text": text} for i, text in enumerate(held)]))
+    write_documents(mixed / "train" / "00000.parquet", document_table([{"id": "t0", "text": CLEAN}]))
+    documents = {"documents": inputs["documents"], "held_out": [mixed]}
+    metrics = run(documents, tmp_path / "out", DecontaminateConfig())
+    # 0-1 asks the first question, 0-2 and 1-0 the second; CLEAN is on the side that may be trained on.
+    assert list(texts_of(tmp_path / "out")) == ["0-0", "1-1"] and (metrics["prompts"], metrics["prompts_hit"]) == (2, 1)
+    longer = run(documents, tmp_path / "longer", DecontaminateConfig(ngram_words=25))
+    assert longer["documents_out"] == 5
+
+
 def test_a_document_that_shares_a_prompt_goes_and_every_hit_is_told(inputs, tmp_path):
     metrics = run(inputs, tmp_path / "out", DecontaminateConfig())
     assert list(texts_of(tmp_path / "out")) == ["0-0"]

@@ -31,6 +31,10 @@ SCHEMA = pa.schema(
 )
 
 DOCUMENT_SUFFIXES = (".parquet", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".txt")
+"""What is looked for in a folder."""
+WHOLE_SUFFIXES = (".txt", ".py")
+"""A file of these is one document. Programs are taken where a file or glob names them, not out of a folder, where they may be the
+data's own scripts."""
 
 BATCH_BYTES = 32 << 20
 """Text that a data stage holds at once; with what is made of it on the way, a worker stays well under 2 GB."""
@@ -64,19 +68,25 @@ def document_table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
 
 
 def list_document_files(paths: Path | Sequence[Path]) -> list[Path]:
-    """Every document file (Parquet, JSONL, text) that `paths` names, sorted."""
+    """Every document file (Parquet, JSONL, text, or a program where it is named itself) that `paths` names, sorted."""
     return expand(paths, suffixes=DOCUMENT_SUFFIXES)
+
+
+def list_held_out_files(paths: Sequence[Path]) -> list[Path]:
+    """The files of documents that nothing is trained on: of a mix its validation side, of anything else every document file."""
+    chosen = [path / "validation" if (path / "train").is_dir() and (path / "validation").is_dir() else path for path in paths]
+    return list_document_files(chosen)
 
 
 def read_documents(path: Path) -> pa.Table:
     """One file of documents as a document table. A document that comes with an `id` keeps it.
 
-    Parquet and JSONL need a text column (`text`, `content`, `raw_content` or `document`); a .txt file is one document.
+    Parquet and JSONL need a text column (`text`, `content`, `raw_content` or `document`); a .txt or .py file is one document.
     Raises DataError naming the file, and the line where there is one.
     """
     if path.suffix == ".parquet":
         return _read_parquet(path)
-    if path.suffix == ".txt":
+    if path.suffix in WHOLE_SUFFIXES:
         with local_copy(path) as local, open_text(local) as file:
             text = file.read()
         return document_table([{"id": document_id(path.name, 0), "text": text, "source": path.name}])
@@ -91,7 +101,7 @@ def read_document_batches(path: Path, *, max_bytes: int = BATCH_BYTES) -> Iterat
     """
     if path.suffix == ".parquet":
         yield from _read_parquet_batches(path, max_bytes)
-    elif path.suffix == ".txt":
+    elif path.suffix in WHOLE_SUFFIXES:
         yield read_documents(path)
     else:
         rows: list[dict[str, Any]] = []

@@ -25,6 +25,7 @@ from pydantic import NonNegativeInt, PositiveInt
 
 from bloomery.core.config import Config
 from bloomery.core.conversation import CONVERSATION_SUFFIXES
+from bloomery.core.documents import read_document_batches
 from bloomery.core.errors import DataError
 from bloomery.core.files import expand, read_jsonl, write_atomically
 from bloomery.curate.kernels import POLYNOMIAL, text_column
@@ -88,7 +89,7 @@ class DecontaminateConfig(Config):
     mode: Literal["document", "passage"] = "document"
     """`document`: it is dropped. `passage`: what it shares is cut out of it."""
     ngram_words: PositiveInt = 13
-    """Words in a row that a document must not share with a prompt."""
+    """Words in a row that a document must not share with a prompt, or with a held-out document."""
     min_prompt_words: PositiveInt = 5
     """Prompts of fewer words are not searched for."""
     parts: tuple[Literal["prompt", "answer"], ...] = ("prompt", "answer")
@@ -179,6 +180,15 @@ def read_prompts(path: Path, task: str) -> Iterator[Prompt]:
             yield Prompt(task, number, "prompt", text, tuple(answers))
         for text in answers:
             yield Prompt(task, number, "answer", text)
+
+
+def read_held_out(path: Path, task: str) -> Iterator[Prompt]:
+    """The documents of one file, each to be searched for as a whole; rows count from 1."""
+    number = 0
+    for table in read_document_batches(path):
+        for text in table.column("text").to_pylist():
+            number += 1
+            yield Prompt(task, number, "prompt", text or "")
 
 
 def prompt_texts(row: Mapping[str, Any]) -> list[str]:

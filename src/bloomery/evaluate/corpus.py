@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple  # Any: JSON records
 
-from bloomery.core.documents import list_document_files, read_document_batches
+from bloomery.core.documents import list_held_out_files, read_document_batches
 from bloomery.core.errors import DataError
 from bloomery.evaluate.metrics import Interval, bootstrap_ratio
 from bloomery.evaluate.packed import Text, score_texts
@@ -32,14 +32,22 @@ class Chosen(NamedTuple):
     text: str
 
 
-def choose_texts(paths: Sequence[Path], *, max_tokens: int) -> list[Chosen]:
+def choose_texts(paths: Sequence[Path], *, max_tokens: int, names: Sequence[str] = (), max_document_tokens: int = 0) -> list[Chosen]:
     """Documents spread evenly over all files, of about `max_tokens` tokens together (0 = all), at least one.
 
-    Raises DataError if there is no document with text.
+    With `names`, one for each path, every document of a path counts as of that source, and each source gets an equal part of
+    the tokens. Of a document of more than about `max_document_tokens` (0 = no limit) only the beginning is taken. Raises
+    DataError if there is no document with text.
     """
-    total = sum(len(one.text.encode()) for one in _read(paths))
+    if names:
+        part = -(-max_tokens // len(names))
+        named = zip(paths, names, strict=True)
+        each = [(name, choose_texts([path], max_tokens=part, max_document_tokens=max_document_tokens)) for path, name in named]
+        return [one._replace(source=name) for name, some in each for one in some]
+    longest = max_document_tokens * BYTES_PER_TOKEN or None
+    total = sum(len(one.text[:longest].encode()) for one in _read(paths))
     stride = max(1, math.ceil(total / (max_tokens * BYTES_PER_TOKEN))) if max_tokens else 1
-    chosen = [one for i, one in enumerate(_read(paths)) if i % stride == 0]
+    chosen = [one._replace(text=one.text[:longest]) for i, one in enumerate(_read(paths)) if i % stride == 0]
     if not chosen:
         raise DataError(f"{', '.join(map(str, paths))}: no document with text to score")
     return chosen
@@ -114,7 +122,7 @@ def _measure(samples: Sequence[dict[str, Any]], seed: int) -> dict[str, Any]:
 
 
 def _read(paths: Sequence[Path]) -> Iterator[Chosen]:
-    for path in list_document_files(list(paths)):
+    for path in list_held_out_files(paths):
         number = 0
         for table in read_document_batches(path):
             for text, source in zip(table.column("text").to_pylist(), table.column("source").to_pylist(), strict=True):

@@ -1,8 +1,9 @@
 """decontaminate: what documents share with rows of the evaluation goes, so that its figures mean something.
 
-The held-out prompts come as artifacts of `synthesize` (their test.jsonl.gz) or as JSONL files of any benchmark. A
-document goes as a whole, or the passages of it that were leaked. Every passage found stands in `ledger/hits/NNNNN.parquet`
-with task, row and span; `contamination.json` says for each task how many of its rows were found in how many documents.
+The held-out prompts come as artifacts of `synthesize` (their test.jsonl.gz) or as JSONL files of any benchmark; held-out
+documents, of which no run of words may be trained on either, as documents (of a mix: its validation side). A document
+goes as a whole, or the passages of it that were leaked. Every passage found stands in `ledger/hits/NNNNN.parquet` with
+task, row and span; `contamination.json` says for each task how many of its rows were found in how many documents.
 """
 
 import functools
@@ -13,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from bloomery.core.documents import list_document_files, read_document_batches, shard_name
+from bloomery.core.documents import list_document_files, list_held_out_files, read_document_batches, shard_name
 from bloomery.core.files import write_json
 from bloomery.core.stage import Runtime, Slot, Stage
 from bloomery.curate import ledger
@@ -21,6 +22,7 @@ from bloomery.curate.decontaminate import (
     Cleaned,
     DecontaminateConfig,
     Hit,
+    Prompt,
     PromptIndex,
     cut_hits,
     describe_hits,
@@ -29,6 +31,7 @@ from bloomery.curate.decontaminate import (
     index_prompts,
     list_prompt_files,
     name_tasks,
+    read_held_out,
     read_index,
     read_prompts,
     summarise_hits,
@@ -41,14 +44,18 @@ HITS_FOLDER = f"{ledger.FOLDER}/hits"
 
 
 def decontaminate(
-    config: DecontaminateConfig, *, documents: list[Path], prompts: list[Path], out: Path, runtime: Runtime
+    config: DecontaminateConfig,
+    *,
+    documents: list[Path],
+    prompts: Sequence[Path] = (),
+    held_out: Sequence[Path] = (),
+    out: Path,
+    runtime: Runtime,
 ) -> Mapping[str, int]:
-    """Fills `out` with the documents that share nothing with the prompts, one shard for each input file."""
+    """Fills `out` with the documents that share nothing with prompts and held-out documents, one shard for each input file."""
     index_path = out / ".scratch" / "prompts.npz"
     if not index_path.exists():
-        files = list_prompt_files(prompts)
-        named = zip(files, name_tasks(files), strict=True)
-        write_index(index_path, index_prompts((prompt for path, task in named for prompt in read_prompts(path, task)), config))
+        write_index(index_path, index_prompts(_searched_for(prompts, held_out), config))
     index = read_index(index_path)
     shards = number_shards(list_document_files(documents))
     counts = map_shards(functools.partial(decontaminate_file, config, index_path), shards, out=out, runtime=runtime)
@@ -58,6 +65,16 @@ def decontaminate(
         write_json(out / "contamination.json", summary)
     rows = {f"prompts{suffix}": sum(task[f"rows{suffix}"] for task in summary.values()) for suffix in ("", "_searched", "_hit")}
     return {**counts, **rows}
+
+
+def _searched_for(prompts: Sequence[Path], held_out: Sequence[Path]) -> Iterator[Prompt]:
+    files = list_prompt_files(prompts)
+    texts = list_held_out_files(held_out)
+    names = name_tasks([*files, *texts])
+    for path, task in zip(files, names, strict=False):
+        yield from read_prompts(path, task)
+    for path, task in zip(texts, names[len(files) :], strict=True):
+        yield from read_held_out(path, task)
 
 
 def decontaminate_file(config: DecontaminateConfig, index_path: Path, shard: Shard) -> Iterator[Outcome]:
@@ -128,7 +145,12 @@ STAGE = Stage(
     name="decontaminate",
     config_type=DecontaminateConfig,
     run=decontaminate,
-    inputs={"documents": Slot("documents", many=True), "prompts": Slot("conversations", many=True)},
+    inputs={
+        "documents": Slot("documents", many=True),
+        "prompts": Slot("conversations", many=True, optional=True),
+        "held_out": Slot("documents", many=True, optional=True),
+    },
     output="documents",
     version=2,
+    one_of=("prompts", "held_out"),
 )

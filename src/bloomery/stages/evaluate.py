@@ -90,6 +90,11 @@ class EvaluateConfig(Config):
     """Every model is asked in each and measured in its better one: a base model knows no chat template."""
     max_validation_tokens: NonNegativeInt = 200_000
     """Held-out documents, spread evenly, with at most so many tokens; 0 = all."""
+    corpus_names: list[str] = Field(default=[])
+    """One for each input of `corpus`: the source that its documents count as, with an equal part of the tokens. Empty: each document
+    says its own source."""
+    max_document_tokens: NonNegativeInt = 0
+    """Of a longer document of `corpus` only the beginning is scored, so that some books do not stand for all; 0 = all of it."""
     context_tokens: PositiveInt = 512
     """Longer documents are scored in pieces of this length, or of the model's own context if that is shorter."""
     tasks: list[str] = Field(default=[])
@@ -133,8 +138,9 @@ def evaluate(
 ) -> Mapping[str, Any]:
     """Writes scores, samples and the page, and returns the values of the main metrics as `<model>/<metric>` or `<model>/<task>`.
 
-    `data` are folders of benchmarks' rows; `corpus` documents for bits per byte by source; `documents` those that the
-    models were trained on, for contamination; `lists` and `scorers` (files of bad words, classifiers) measure toxicity.
+    `data` are folders of benchmarks' rows; `corpus` documents for bits per byte by source (of a mix: its validation side);
+    `documents` those that the models were trained on, for contamination; `lists` and `scorers` (files of bad words,
+    classifiers) measure toxicity.
     Raises ConfigError if there is nothing to evaluate on.
     """
     names = _model_names(config, len(models))
@@ -191,7 +197,11 @@ def _ask_benchmarks(
     out: Path,
     runtime: Runtime,
 ) -> tuple[dict[str, dict[str, Record]], dict[str, str]]:
-    texts = corpus.choose_texts(corpus_paths, max_tokens=config.max_validation_tokens) if corpus_paths else []
+    if config.corpus_names and len(config.corpus_names) != len(corpus_paths):
+        found = f"names {len(config.corpus_names)} sources, but {len(corpus_paths)} inputs are connected to `corpus`"
+        raise ConfigError(f"evaluate: corpus_names = {config.corpus_names} {found}")
+    how = {"max_tokens": config.max_validation_tokens, "max_document_tokens": config.max_document_tokens}
+    texts = corpus.choose_texts(corpus_paths, names=config.corpus_names, **how) if corpus_paths else []
     toxicity = make_toxicity(lists, scorers) if lists or scorers else None
     prepared = benchmarking.prepare(config.tasks, data, documents=texts, toxicity=toxicity, chat=config.chat)
     if prepared.skipped:

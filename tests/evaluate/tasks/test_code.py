@@ -1,5 +1,6 @@
 """HumanEval and MBPP: rows, prompts, programs and pass@k; the programs run in the sandbox."""
 
+import ast
 import itertools
 import json
 import sys
@@ -120,6 +121,13 @@ def test_a_prompt_of_humaneval_is_gone_on_with_where_it_ends() -> None:
     assert {name for name in catalog() if name.startswith("humaneval")} >= {"humaneval", "humaneval_pass10", "humaneval_chat"}
 
 
+def test_the_given_solutions_are_texts_that_begin_where_the_prompt_ends(tmp_path: Path) -> None:
+    (tmp_path / "HumanEval.jsonl").write_text(json.dumps(ADD) + "\n")
+    (example,) = [one.example for one in read_rows(catalog()["humaneval_solution"], [tmp_path]).examples]
+    ast.parse(example.context + example.continuation)
+    assert example.context == ADD["prompt"].rstrip() and example.continuation == "\n" + ADD["canonical_solution"].rstrip()
+
+
 def test_where_programs_cannot_be_run_no_model_is_asked_for_any(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "HumanEval.jsonl").write_text(json.dumps(ADD) + "\n")
     ready = prepare(["code"], [tmp_path], documents=[], toxicity=None, chat=False)
@@ -128,4 +136,4 @@ def test_where_programs_cannot_be_run_no_model_is_asked_for_any(tmp_path: Path, 
     with pytest.raises(ConfigError, match="darwin"):
         prepare(["humaneval"], [tmp_path], documents=[], toxicity=None, chat=False)
     ready = prepare(["code"], [tmp_path], documents=[], toxicity=None, chat=False)
-    assert ready.benchmarks == {} and "darwin" in ready.skipped["humaneval"]
+    assert set(ready.benchmarks) == {"humaneval_solution"} and "darwin" in ready.skipped["humaneval"]

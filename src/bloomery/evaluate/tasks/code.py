@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Mapping, Sequence
 
-from bloomery.evaluate.benchmark import Benchmark, Generation, Question, Row, RowError, Source, require_text
+from bloomery.evaluate.benchmark import Benchmark, Completion, Generation, Question, Row, RowError, Source, require_text
 from bloomery.evaluate.tasks.hub import hub_files
 from bloomery.generate.sandbox import Program, SandboxLimits, check_sandbox, judge_programs
 
@@ -26,7 +26,7 @@ _FENCE = re.compile(r"```[ \t]*(?:python|py|python3)?[ \t]*\n(.*?)(?:\n```|\Z)",
 
 
 def code_benchmarks() -> list[Benchmark]:
-    """HumanEval and MBPP, greedy (pass@1) and with samples (pass@1 and pass@10)."""
+    """HumanEval and MBPP, greedy (pass@1) and with samples (pass@1 and pass@10), and how likely HumanEval's own solutions are."""
     found = []
     for suffix, title, samples, temperature in (("", "", 1, 0.0), ("_pass10", ", 20 samples", NUM_SAMPLES, TEMPERATURE)):
         generation = Generation(
@@ -62,7 +62,17 @@ def code_benchmarks() -> list[Benchmark]:
             groups=("code",),
         )
         found += [humaneval, mbpp]
-    return found
+    solutions = Benchmark(
+        name="humaneval_solution",
+        title="HumanEval, the given solutions",
+        kind="completion",
+        source=found[0].source,
+        parse=solution_row,
+        metric="gold_bits_per_byte",
+        delimiter="",
+        groups=("code",),
+    )
+    return [*found, solutions]
 
 
 def humaneval_row(row: Row) -> Question:
@@ -75,6 +85,11 @@ def humaneval_row(row: Row) -> Question:
         raise RowError(f'entry_point is "{entry}", which "prompt" does not define')
     solution = row.get("canonical_solution") or ""
     return Question(prompt=prompt, answers=(solution,), worked=solution, row=row)
+
+
+def solution_row(row: Row) -> Completion:
+    """A row of HumanEval.jsonl as a text to be predicted, for models that solve none: the given solution after its prompt."""
+    return Completion(require_text(row, "prompt").rstrip(), "\n" + require_text(row, "canonical_solution").rstrip())
 
 
 def mbpp_row(row: Row) -> Question:

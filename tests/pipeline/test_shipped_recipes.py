@@ -12,6 +12,7 @@ from bloomery.core.files import read_json, write_jsonl
 from bloomery.model.config import ModelConfig, flops_per_token, make_model_config
 from bloomery.model.huggingface import save_model
 from bloomery.model.transformer import Transformer
+from bloomery.pipeline.ablation import derive_experiment, read_file
 from bloomery.pipeline.derive import keep_upstream, read_tables
 from bloomery.pipeline.locate import find_recipe, shipped_recipes
 from bloomery.pipeline.plan import make_plan
@@ -30,8 +31,29 @@ def test_a_shipped_recipe_has_no_mistakes(name):
 
 def test_all_shipped_recipes_are_tested_above():
     names = {"quickstart", "smoke", "web", "continue", "curriculum", "gpt2", "speedrun", "synthetic", "chat", "rl-math", "align-demo"}
-    names |= {"ladder"}
-    assert set(shipped_recipes()) == names
+    assert set(shipped_recipes()) == names | {"ladder", "ablate-web", "ablate-mixtures"}
+
+
+def test_the_experiment_on_web_text_trains_the_same_model_on_raw_filtered_and_deduplicated_pages():
+    stages, arms = derive("ablate-web")
+    read = [stages[stages[f"base_{arm}"]["inputs"]["tokens"]]["inputs"]["documents"][0] for arm in ("raw", "filtered", "deduplicated")]
+    assert [stages[name]["inputs"]["documents"] for name in read] == [["kept_english"], ["kept_filtered"], ["kept_trimmed"]]
+    assert stages["kept_english"]["inputs"]["held_out"] == stages["kept_trimmed"]["inputs"]["held_out"] == ["held_raw", "held_clean"]
+    assert len(arms.predictions) == 3
+
+
+def test_the_experiment_on_mixtures_shares_all_data_and_predicts_every_benchmark_of_the_exercise():
+    stages, arms = derive("ablate-mixtures")
+    mixtures = [stages[f"base_{arm}"]["config"].pop("mixture") for arm in ("code", "books", "web")]
+    assert [max(mixture, key=mixture.get) for mixture in mixtures] == ["code", "books", "web"]
+    assert all(sum(mixture.values()) == pytest.approx(1) for mixture in mixtures)
+    assert stages["base_code"] == stages["base_books"] == stages["base_web"]
+    assert {"mmlu", "humaneval", "hellaswag_zeroshot"} <= set(arms.predictions)
+
+
+def derive(name):
+    raw, experiment = read_file(find_recipe(name))
+    return derive_experiment(raw, experiment).stages, experiment
 
 
 def test_the_demonstration_of_alignment_trains_every_method_once_a_seed_and_compares_all_of_them():

@@ -20,7 +20,22 @@ from typing import TYPE_CHECKING, Annotated, Any  # Any: rows for a table
 
 import typer
 
-from bloomery.cli import arena, budget, doctor, evaluation, generation, labels, ladder, looks, lr_find, models, scoring, serving, web
+from bloomery.cli import (
+    ablate,
+    arena,
+    budget,
+    doctor,
+    evaluation,
+    generation,
+    labels,
+    ladder,
+    looks,
+    lr_find,
+    models,
+    scoring,
+    serving,
+    web,
+)
 from bloomery.cli.display import (
     Debug,
     Json,
@@ -234,6 +249,7 @@ app.command(epilog=arena.ARENA_EXAMPLES)(arena.arena)
 app.add_typer(labels.app)
 app.command(epilog=budget.BUDGET_EXAMPLES)(budget.budget)
 app.command(epilog=ladder.LADDER_EXAMPLES)(ladder.ladder)
+app.command(epilog=ablate.ABLATE_EXAMPLES)(ablate.ablate)
 app.command(epilog=doctor.DOCTOR_EXAMPLES)(doctor.doctor)
 app.command(name="lr-find", epilog=lr_find.LR_FIND_EXAMPLES)(lr_find.lr_find)
 app.command(epilog=web.WEB_EXAMPLES)(web.web)

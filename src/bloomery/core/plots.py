@@ -5,6 +5,7 @@ Matplotlib draws; text stays text (searchable, small), ids are salted so that eq
 
 import io
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple  # Any: matplotlib's figures and axes are untyped
@@ -132,6 +133,32 @@ def draw_intervals(
             axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9)
         else:
             axes.legend(loc="upper center", bbox_to_anchor=(0.5, 1.0 + 0.9 / (1 + len(groups) * len(models) * 0.3)), ncols=columns)
+        return _svg(figure)
+
+
+def draw_differences(
+    groups: Sequence[str],
+    values: Mapping[str, Sequence[tuple[tuple[float, float, float], Sequence[float]]]],
+    *,
+    x_label: str,
+) -> str:
+    """Differences around a line at zero: one row a group, one colour a model; `values[model][i]` = ((value, low, high) of group i,
+    its single measurements), the latter as small dots.
+    """
+    with mpl.rc_context(STYLE):
+        figure, axes = _canvas(7.4, 1.3 + 0.4 * len(groups) * max(1.0, 0.55 * len(values)))
+        axes.axvline(0, color="#888888", linewidth=1.2, zorder=1)
+        for m, (color, (model, rows)) in enumerate(zip(_colors(len(values)), values.items(), strict=True)):
+            offset = (m - (len(values) - 1) / 2) * min(0.26, 0.8 / len(values))
+            for group, ((value, low, high), single) in enumerate(rows):
+                y = group + offset
+                axes.plot([low, high], [y, y], color=color, linewidth=1.6, solid_capstyle="butt", zorder=2)
+                axes.plot(single, [y - 0.1] * len(single), "o", color=color, markersize=3.5, alpha=0.5, markeredgewidth=0, zorder=2)
+                axes.plot([value], [y], "o", color=color, markersize=5.5, label=None if group else model, zorder=3)
+        axes.set_yticks(range(len(groups)), [textwrap.fill(group, 34) for group in groups])
+        axes.set_ylim(len(groups) - 0.5, -0.5)
+        axes.set_xlabel(x_label)
+        axes.legend(loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=len(values), borderaxespad=0.2)
         return _svg(figure)
 
 

@@ -34,6 +34,7 @@ Kind = Literal[
     "scorer",
     "frontier",
     "scaling_law",
+    "ablation",
     "lists",
     "labels",
 ]

@@ -34,6 +34,8 @@ from bloomery.stages.catalog import load_stage
 RESERVED_NAMES = ("artifacts", "work", "logs")
 NODE_KEYS = ("stage", "inputs", "config", "launch", "per_seed")
 RECIPE_KEYS = ("name", "description", "seed", "seeds", "cluster", "stages")
+EXPERIMENT = "ablation"
+"""A table that makes a recipe an experiment (pipeline/ablation.py): no run of its own."""
 CLUSTER, SEEDS = "cluster", "seeds"
 """In --set, the table and the list of these names; so no stage can have them as an id."""
 
@@ -51,11 +53,16 @@ class Recipe:
 
 
 def load_recipe(
-    path: Path, *, overrides: Sequence[str] = (), seed: int | None = None, find_stage: Callable[[str], Stage] = load_stage
+    path: Path,
+    *,
+    overrides: Sequence[str] = (),
+    seed: int | None = None,
+    find_stage: Callable[[str], Stage] = load_stage,
+    is_experiment: bool = False,
 ) -> Recipe:
     """The recipe in `path`, with `overrides` ("ID.key=value", "cluster.key=value", "seeds=[0]") applied.
 
-    Raises ConfigError with every mistake in it.
+    Raises ConfigError with every mistake in it. Of an experiment (which is not to be run as it stands) the stages are checked.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -66,7 +73,7 @@ def load_recipe(
         raise ConfigError(f"{path}: not a TOML file: {error}") from error
     reader = _Reader(Places(path, text), find_stage)
     reader.apply_overrides(raw, overrides)
-    name, recipe_seed, tables = reader.check_head(raw, seed)
+    name, recipe_seed, tables = reader.check_head(raw, seed, is_experiment=is_experiment)
     nodes = {node_id: node for node_id, table in tables.items() if (node := reader.check_node(node_id, table, recipe_seed))}
     reader.check_links(tables)
     cluster = reader.check_cluster(raw)
@@ -153,9 +160,11 @@ class _Reader:
             self._report([CLUSTER, mistake.partition(":")[0]], f"{CLUSTER}.{mistake}")
         return cluster or Cluster()
 
-    def check_head(self, raw: dict[str, Any], seed: int | None) -> tuple[str, int, dict[str, dict[str, Any]]]:
+    def check_head(self, raw: dict[str, Any], seed: int | None, *, is_experiment: bool) -> tuple[str, int, dict[str, dict[str, Any]]]:
+        if EXPERIMENT in raw and not is_experiment:
+            self._report([EXPERIMENT], "this is an experiment of several arms, which `bloomery ablate` runs, not a recipe of one run")
         for key in raw:
-            if key not in RECIPE_KEYS:
+            if key not in (*RECIPE_KEYS, EXPERIMENT):
                 self._report([key], f'unknown key "{key}"; {suggest(key, RECIPE_KEYS)}')
         name = raw.get("name")
         if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):

@@ -43,6 +43,7 @@ STAGES = {
     "evaluate": "bloomery.stages.evaluate",
     "frontier": "bloomery.stages.frontier",
     "scaling_law": "bloomery.stages.scaling_law",
+    "ablation": "bloomery.stages.ablation",
     "export": "bloomery.stages.export",
 }
 

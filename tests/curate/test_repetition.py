@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bloomery.curate.kernels import text_column
-from bloomery.curate.repetition import DUPLICATE_SIZES, TOP_SIZES, Repeats, measure_repeats
+from bloomery.curate.repetition import Repeats, measure_repeats
+from bloomery.curate.signal_names import DUPLICATE_SIZES, TOP_SIZES
 from bloomery.curate.word_kernels import cut_words, decode
 
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from bloomery.core.documents import document_table
 from bloomery.core.errors import ConfigError, DataError
 from bloomery.curate.rules import RULE_SETS, Rule, apply_rules, choose_rules, find_broken
-from bloomery.curate.signals import SIGNALS, add_signals
+from bloomery.curate.signal_names import SIGNALS
+from bloomery.curate.signals import add_signals
 
 PROSE = (
     "The furnace is charged with charcoal and iron ore, and air is blown into it for the whole of the day.\n"

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bloomery.core.documents import document_table
-from bloomery.curate.signals import SIGNALS, STOP_WORDS, add_signals
+from bloomery.curate.signal_names import SIGNALS, STOP_WORDS
+from bloomery.curate.signals import add_signals
 
 
 def signals_of(text: str, *, language: str = "en") -> dict[str, Any]:

@@ -19,7 +19,7 @@ from bloomery.core.config import suggest
 from bloomery.core.errors import ConfigError, DataError
 from bloomery.curate.parquet_rows import Place, read_column, unreadable
 from bloomery.curate.rules import Rule
-from bloomery.curate.signals import MOSTLY_UNSPACED, STOP_WORDS
+from bloomery.curate.signal_names import MOSTLY_UNSPACED, STOP_WORDS
 
 SIGNALS = "signals"
 WORD = 64

@@ -9,12 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bloomery.curate.kernels import compiled
+from bloomery.curate.signal_names import DUPLICATE_SIZES, TOP_SIZES
 from bloomery.curate.word_kernels import Texts, Words
 
 Array = np.ndarray[Any, Any]
-
-TOP_SIZES, DUPLICATE_SIZES = (2, 3, 4), (5, 6, 7, 8, 9, 10)
-"""Words of the n-grams whose commonest one counts, and of those whose every repeat counts."""
 
 FNV_OFFSET, FNV_PRIME = np.uint64(0xCBF29CE484222325), np.uint64(0x100000001B3)
 POLYNOMIAL = np.uint64(0x9E3779B97F4A7C15)

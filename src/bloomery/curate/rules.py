@@ -15,8 +15,7 @@ import pyarrow as pa
 from bloomery.core.config import Config, suggest
 from bloomery.core.errors import ConfigError, DataError
 from bloomery.curate.ledger import ledger_row, ledger_table
-from bloomery.curate.repetition import DUPLICATE_SIZES
-from bloomery.curate.signals import MOSTLY_UNSPACED, STOP_WORDS
+from bloomery.curate.signal_names import DUPLICATE_SIZES, MOSTLY_UNSPACED, STOP_WORDS
 
 Scope = Literal["all", "spaced", "unspaced", "stop_words"]
 

@@ -21,7 +21,7 @@ from bloomery.core.config import suggest
 from bloomery.core.errors import ConfigError, DataError
 from bloomery.core.files import read_json
 from bloomery.curate import classifier, perplexity, relevance
-from bloomery.curate.signals import SIGNALS
+from bloomery.curate.signal_names import SIGNALS
 
 
 class Scorer(Protocol):

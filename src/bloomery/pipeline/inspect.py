@@ -17,11 +17,11 @@ from bloomery.core.config import check_config, suggest
 from bloomery.core.errors import ConfigError, DataError
 from bloomery.core.files import SIDE_FOLDERS, open_text, read_json, read_jsonl
 from bloomery.curate.explore import explain_rules
+from bloomery.curate.filter_config import FilterConfig
 from bloomery.curate.judged import count_first, first_broken, judge_again, nearest, read_judged, read_values, thresholds_of
 from bloomery.curate.parquet_rows import named_first, read_column, read_places, read_rows
 from bloomery.curate.rules import Rule
 from bloomery.pipeline.locate import finished_nodes
-from bloomery.stages.filter import FilterConfig as FilterConfig  # the web pages name it, and may not import stages
 
 MAX_IDS = 1000
 MAX_STORIES = 20

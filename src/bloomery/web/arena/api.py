@@ -4,6 +4,7 @@ Nothing that a voting browser asks for before its vote (campaigns, next, progres
 """
 
 import functools
+import importlib
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Annotated, Any, Literal  # Any: JSON
 
@@ -15,7 +16,6 @@ from starlette.routing import Route
 from bloomery.chat.refusal import Refusal
 from bloomery.core.config import check_config
 from bloomery.core.errors import ConfigError
-from bloomery.web.arena import results
 from bloomery.web.arena.prompts import HELD_OUT, held_out_prompts, text_prompts
 from bloomery.web.arena.room import ArenaRoom
 from bloomery.web.context import WebContext
@@ -234,6 +234,7 @@ async def _reveal(room: ArenaRoom, request: Request) -> Response:
 
 async def _results(room: ArenaRoom, request: Request) -> Response:
     def read() -> dict[str, Any]:
+        results: Any = importlib.import_module("bloomery.web.arena.results")  # late: with scipy, 22 MB
         judgements = read_judgements(room.database(), _find(room, request))
         return {**results.ratings_record(judgements), "agreement": results.agreement_record(judgements)}
 

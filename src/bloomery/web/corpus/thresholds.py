@@ -9,6 +9,7 @@ import numpy as np
 
 from bloomery.chat.refusal import Refusal
 from bloomery.curate.explore import bin_values
+from bloomery.curate.filter_config import FilterConfig
 from bloomery.curate.judged import (
     Array,
     Judged,
@@ -21,7 +22,7 @@ from bloomery.curate.judged import (
 )
 from bloomery.curate.rules import Rule
 from bloomery.pipeline.derive import toml_value
-from bloomery.pipeline.inspect import FilterConfig, filter_config, find_rule
+from bloomery.pipeline.inspect import filter_config, find_rule
 from bloomery.web.corpus.funnel import Shelf, rate_of_artifact, sorted_drops
 from bloomery.web.directory import ArtifactEntry
 

@@ -31,7 +31,7 @@ def test_a_shipped_recipe_has_no_mistakes(name):
 
 def test_all_shipped_recipes_are_tested_above():
     names = {"quickstart", "smoke", "web", "continue", "curriculum", "gpt2", "speedrun", "synthetic", "chat", "rl-math", "align-demo"}
-    assert set(shipped_recipes()) == names | {"ladder", "ablate-web", "ablate-mixtures"}
+    assert set(shipped_recipes()) == names | {"ladder", "mixture", "ablate-web", "ablate-mixtures"}
 
 
 def test_the_experiment_on_web_text_trains_the_same_model_on_raw_filtered_and_deduplicated_pages():

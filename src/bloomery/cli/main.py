@@ -31,6 +31,7 @@ from bloomery.cli import (
     ladder,
     looks,
     lr_find,
+    mix,
     models,
     scoring,
     serving,
@@ -250,6 +251,7 @@ app.add_typer(labels.app)
 app.command(epilog=budget.BUDGET_EXAMPLES)(budget.budget)
 app.command(epilog=ladder.LADDER_EXAMPLES)(ladder.ladder)
 app.command(epilog=ablate.ABLATE_EXAMPLES)(ablate.ablate)
+app.command(epilog=mix.MIX_EXAMPLES)(mix.mix)
 app.command(epilog=doctor.DOCTOR_EXAMPLES)(doctor.doctor)
 app.command(name="lr-find", epilog=lr_find.LR_FIND_EXAMPLES)(lr_find.lr_find)
 app.command(epilog=web.WEB_EXAMPLES)(web.web)

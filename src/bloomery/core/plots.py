@@ -208,6 +208,35 @@ def draw_panels(panels: Sequence[Panel], *, x_label: str, level_label: str, widt
         return _svg(figure)
 
 
+def draw_agreement(
+    groups: Mapping[str, Series],
+    *,
+    x_label: str,
+    y_label: str,
+    band: float = 0.0,
+    band_label: str = "",
+) -> str:
+    """Points (measured, predicted) by group, around the line on which both are equal; `band` is how far off chance may put them."""
+    with mpl.rc_context(STYLE):
+        figure, axes = _canvas(6.4, 5.2)
+        values = [value for points in groups.values() for point in points for value in point]
+        low, high = min(values), max(values)
+        low, high = low - 0.05 * (high - low), high + 0.05 * (high - low)
+        if band:
+            label = band_label or None
+            axes.fill_between([low, high], [low - band, high - band], [low + band, high + band], color="#e6e2dc", zorder=1, label=label)
+        axes.plot([low, high], [low, high], color="#888888", linewidth=1.0, zorder=2)
+        for marker, color, (name, points) in zip("osD^", (PALETTE[1], PALETTE[0], PALETTE[2], PALETTE[3]), groups.items(), strict=False):
+            if points:
+                axes.plot(*zip(*points, strict=True), marker, color=color, markersize=6, label=name, zorder=3)
+        axes.set_xlim(low, high)
+        axes.set_ylim(low, high)
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+        axes.legend(loc="upper left")
+        return _svg(figure)
+
+
 def save_sweep(
     path: Path, points: Sequence[tuple[float, float]], smoothed: Series, *, marks: Mapping[str, float], x_label: str, y_label: str
 ) -> None:

@@ -35,6 +35,7 @@ Kind = Literal[
     "frontier",
     "scaling_law",
     "ablation",
+    "mixture_law",
     "lists",
     "labels",
 ]

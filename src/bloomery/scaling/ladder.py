@@ -45,19 +45,30 @@ def plan_rungs(
     """
     if not ratios and not budgets:
         raise ValueError("a ladder needs ratios of tokens to parameters, or budgets in FLOP")
-    wrong = [width for width in widths if width < 16 or width % 16]
-    if wrong:
-        raise ValueError(f"widths must be multiples of 16, from 16 on; found {wrong[0]}")
     rungs = []
     for width in sorted(set(widths)):
-        depth = max(1, round(width / DIMENSIONS_PER_LAYER))
-        shape = _shape(width, depth, vocab_size)
-        params = count_params(shape).total
+        params = count_params(_shape(width, vocab_size)).total
         for name, tokens in _lengths(width, params, ratios, budgets):
-            dial = dial_of_shape(shape, depth, tokens=tokens, sequence_tokens=sequence_tokens, batch_tokens=batch_tokens)
-            if dial.num_steps >= MIN_STEPS:
-                rungs.append(Rung(name, params, tokens, recipe_config(dial)))
+            rung, num_steps = _rung(name, width, tokens, vocab_size, sequence_tokens, batch_tokens)
+            if num_steps >= MIN_STEPS:
+                rungs.append(rung)
     return sorted(rungs, key=lambda rung: (rung.flops, rung.name))
+
+
+def plan_rung(width: int, tokens: int, *, vocab_size: int, sequence_tokens: int = 0, batch_tokens: int = 0) -> Rung:
+    """One run of a width and a length. Raises ValueError for a width that is no multiple of 16, or for too few steps."""
+    rung, num_steps = _rung(f"w{width}", width, tokens, vocab_size, sequence_tokens, batch_tokens)
+    if num_steps < MIN_STEPS:
+        raise ValueError(
+            f"{tokens:,} tokens are {num_steps} steps of {rung.config['batch_tokens']:,}; a run of under {MIN_STEPS} says nothing"
+        )
+    return rung
+
+
+def _rung(name: str, width: int, tokens: int, vocab_size: int, sequence_tokens: int, batch_tokens: int) -> tuple[Rung, int]:
+    shape = _shape(width, vocab_size)
+    dial = dial_of_shape(shape, shape.num_layers, tokens=tokens, sequence_tokens=sequence_tokens, batch_tokens=batch_tokens)
+    return Rung(name, count_params(shape).total, tokens, recipe_config(dial)), dial.num_steps
 
 
 def _lengths(width: int, params: int, ratios: Sequence[float], budgets: Sequence[float]) -> Iterator[tuple[str, int]]:
@@ -67,8 +78,11 @@ def _lengths(width: int, params: int, ratios: Sequence[float], budgets: Sequence
         yield f"w{width}_c{flops:.2g}".replace(".", "p").replace("+", ""), round(flops / (FLOPS_PER_PARAM_TOKEN * params))
 
 
-def _shape(width: int, depth: int, vocab_size: int) -> Shape:
+def _shape(width: int, vocab_size: int) -> Shape:
     """Heads fill the width, so that rungs differ in size alone: as many as there is of 64 in it, or the nearest number that divides it."""
+    if width < 16 or width % 16:
+        raise ValueError(f"widths must be multiples of 16, from 16 on; found {width}")
+    depth = max(1, round(width / DIMENSIONS_PER_LAYER))
     shape = shape_of_width(width, depth, vocab_size=vocab_size, tied=True)
     fitting = [heads for heads in range(1, width // 16 + 1) if width % (2 * heads) == 0]
     num_heads = min(fitting, key=lambda heads: (abs(heads - width / shape.head_dim), -heads))

@@ -44,6 +44,7 @@ STAGES = {
     "frontier": "bloomery.stages.frontier",
     "scaling_law": "bloomery.stages.scaling_law",
     "ablation": "bloomery.stages.ablation",
+    "mixture_law": "bloomery.stages.mixture_law",
     "export": "bloomery.stages.export",
 }
 

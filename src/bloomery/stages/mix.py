@@ -54,7 +54,10 @@ class Plan(NamedTuple):
 
 
 def mix(config: MixConfig, *, documents: list[Path], out: Path, runtime: Runtime) -> Mapping[str, int]:
-    """Fills `out` with train/NNNNN.parquet and validation/NNNNN.parquet; counts are reported for each input, by its number."""
+    """Fills `out` with train/NNNNN.parquet and validation/NNNNN.parquet; counts are reported for each input, by its number.
+
+    Not the command `bloomery mix`, which looks for the proportions of tokens inputs of a `pretrain` (docs/mix.md).
+    """
     if config.weights and len(config.weights) != len(documents):
         raise ConfigError(f"weights: {len(config.weights)} weights for {len(documents)} inputs; give one for each, in their order")
     sources = _list_sources(documents)

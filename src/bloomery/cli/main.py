@@ -375,6 +375,8 @@ def _show_end(folder: Path, found: list[str], *, made: list[str], as_json: bool)
         print_scores(read_json(path / "scores.json"))
     for node_id in finished_nodes(folder, kind="frontier"):
         print_text(f"Methods: {folder / node_id / 'frontier.html'}")
+    for node_id in finished_nodes(folder, kind="ablation"):
+        print_text(f"Arms:    {folder / node_id / 'ablation.html'}")
     print_text(f"Report:  {report_path}")
     if finished_nodes(folder, kind="checkpoint"):
         print_text(f"Chat:    bloomery chat {shlex.quote(str(folder))}")

@@ -149,6 +149,7 @@ def entry(key, value):
         (arms(corpus__inputs__documents="raw"), "arms.odd: trains on the same data as raw"),
         (arms(held__validation_fraction=0.5), "trains on the same data as raw"),
         (arms(filterd__rules=[]), r'arms.odd.set: filterd.rules=\[\]: there is no stage with the id "filterd"; did you mean "filtered"'),
+        (arms(cluster__kind="ray"), "arms.odd.set: cluster.kind says nothing of the data"),
         (entry("baseline", "rwa"), r'baseline = "rwa" is not an arm; did you mean "raw"'),
         (entry("model", "bsae"), r'ablation.model = "bsae" is no `pretrain` of the recipe; did you mean "base"'),
         (entry("held_out", "hold"), r'held_out: there is no stage with the id "hold"; did you mean "held"'),

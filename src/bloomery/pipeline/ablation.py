@@ -32,7 +32,7 @@ from bloomery.core.config import Config, check_config, suggest
 from bloomery.core.errors import ConfigError
 from bloomery.pipeline.derive import Table, evaluate_table, keep_upstream, read_tables, toml_value
 from bloomery.pipeline.recipe import EXPERIMENT as TABLE
-from bloomery.pipeline.recipe import apply_override, load_recipe, parse_value
+from bloomery.pipeline.recipe import CLUSTER, SEEDS, apply_override, load_recipe, parse_value
 from bloomery.pipeline.repeat import seed_id
 from bloomery.pipeline.sources import PREFIX
 
@@ -199,6 +199,8 @@ def derive_experiment(raw: Mapping[str, Any], experiment: Experiment) -> Derived
 def _apply(stages: Mapping[str, Table], arm: str, changes: Arm) -> dict[str, Table]:
     raw = {"stages": copy.deepcopy(dict(stages))}
     for key, value in changes.set.items():
+        if key in (SEEDS, CLUSTER) or key.startswith(f"{CLUSTER}."):
+            raise ConfigError(f"{TABLE}.arms.{arm}.set: {key} says nothing of the data; expected the settings of a stage, ID.key")
         try:
             apply_override(raw, f"{key}={toml_value(value)}")
         except ConfigError as error:

@@ -31,8 +31,8 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from bloomery.core.config import Config, check_config, suggest
 from bloomery.core.errors import ConfigError
 from bloomery.pipeline.derive import Table, evaluate_table, keep_upstream, read_tables, toml_value
-from bloomery.pipeline.recipe import EXPERIMENT as TABLE
 from bloomery.pipeline.recipe import CLUSTER, SEEDS, apply_override, load_recipe, parse_value
+from bloomery.pipeline.recipe import EXPERIMENT as TABLE
 from bloomery.pipeline.repeat import seed_id
 from bloomery.pipeline.sources import PREFIX
 

@@ -3,8 +3,9 @@
     python bench/dial.py bench/ladder.toml --store /tmp/dial --plot docs/images/dial.svg
     python bench/dial.py bench/ladder.toml --store /tmp/dial --widths 64,80,96 --ratio 8
 
-One setting at a time is changed, the rest stays the dial's. The table says how far above the best of its sweep each loss is; further seeds
-say how much of that is chance. 22 runs of 0.12 to 0.32 M parameters: about 10 minutes of two cores. Finished runs are not run again.
+One setting at a time is changed, the rest stays the dial's (the batch the recipe's, where that says one). The table says how far above the
+best of its sweep each loss is; further seeds say how much of that is chance. 20 runs of 0.12 to 0.32 M parameters: about 10 minutes of
+two cores. Finished runs are not run again.
 """
 
 import argparse
@@ -25,10 +26,10 @@ from bloomery.scaling.ladder import Rung, plan_rungs
 SWEEPS = {
     "learning_rate": (1 / 4, 1 / 2, 1, 2, 4),
     "embedding_learning_rate": (1 / 4, 1, 4),
-    "batch_tokens": (1 / 2, 1, 2),
+    "batch_tokens": (1 / 4, 1 / 2, 1, 2),
     "weight_decay": (0, 1),
 }
-WIDER = {"learning_rate": SWEEPS["learning_rate"]}
+WIDER = {"batch_tokens": (1 / 2, 1), "learning_rate": (1 / 2, 1, 2)}
 """All sweeps are made at the smallest width, where they are cheap; these at the others."""
 NUM_SEEDS = 3
 """At the smallest width."""
@@ -51,7 +52,8 @@ def main() -> None:
     base = find_one(raw, "pretrain", None)
     upstream, given = keep_upstream(raw, base), raw["stages"][base]
     vocab_size = upstream["tokenizer"]["config"]["vocab_size"]
-    rungs = [plan_rungs([width], vocab_size=vocab_size, ratios=[options.ratio])[0] for width in options.widths]
+    batch = given.get("config", {}).get("batch_tokens", 0)
+    rungs = [plan_rungs([width], vocab_size=vocab_size, ratios=[options.ratio], batch_tokens=batch)[0] for width in options.widths]
     trials = list(list_trials(options.widths, rungs))
     table = {key: value for key, value in given.items() if key != "config"}
     runs = {trial.node_id: {**table, "config": {**given.get("config", {}), **trial.config}} for trial in trials}
@@ -83,7 +85,7 @@ def list_trials(widths: list[int], rungs: list[Rung]) -> Iterator[Trial]:
 
 def print_tables(widths: list[int], rungs: list[Rung], trials: list[Trial], losses: dict[str, float]) -> None:
     """A Markdown table of all sweeps, and of seeds."""
-    print("| width | setting | the dial's | " + "loss by factor: percent above the best of the sweep |")
+    print("| width | setting | in the middle | " + "loss by factor: percent above the best of the sweep |")
     print("|---|---|---|---|")
     for width, rung in zip(widths, rungs, strict=True):
         for setting in SWEEPS:

@@ -120,7 +120,7 @@ def test_an_arm_of_noise_loses_and_arms_of_the_same_kind_cannot_be_told_apart(fi
 def test_what_is_said_stands_on_the_terminal_and_on_the_pages(finished):
     told, folder = finished
     for text in (told, (folder / "ablation" / "ablation.md").read_text(), (folder / "ablation" / "ablation.html").read_text()):
-        assert "bits per byte, held out: noise is worse than texts, +" in text
+        assert "held-out texts, bits per byte: noise is worse than texts, +" in text
         assert "predicted noise, because noise has more to learn from. Outcome: wrong" in text
         assert "Other sizes and budgets: all models have 0.01 M parameters" in text
     assert "Page: " in told and "<svg" in (folder / "ablation" / "ablation.html").read_text()

@@ -111,7 +111,7 @@ def _of_texts(arms: Mapping[str, Sequence[Sequence[Mapping[str, Any]]]]) -> Iter
         mine_N = np.array([name in (None, group) for group in groups])
         yield Outcome(
             key=BITS_PER_BYTE if name is None else f"{BITS_PER_BYTE}/{name}",
-            name="bits per byte, held out" + ("" if name is None else f": {name}"),
+            name=f"held-out {name or 'texts'}, bits per byte",
             unit="bits per byte",
             lower_is_better=True,
             chance=None,

@@ -150,9 +150,9 @@ def verdict_of(outcome: Record) -> str:
     """Who is best on an outcome, in a word or two."""
     if outcome["winner"]:
         return str(outcome["winner"])
-    if outcome["at_chance"]:
-        return "all at chance"
-    return "no difference" if outcome["ahead"] is None else "cannot be told"
+    if outcome["ahead"] is None:
+        return "no difference"
+    return "all at chance" if outcome["at_chance"] else "cannot be told"
 
 
 def _millions(count: float) -> str:

@@ -59,6 +59,12 @@ def test_without_choices_or_without_a_likelihood_less_is_said():
     assert "there is no log-likelihood" in trend_of(Figures(figures.accuracy_MR, None, None)).sentence
 
 
+def test_one_model_above_chance_may_be_luck():
+    figures = planted("sound")
+    trend = find_trend(figures, LOSSES, lows=[0.2] * 8 + [0.26], chance=0.25, names=NAMES, seed=0)
+    assert trend.sentence.startswith("Only m8's accuracy is above chance, as one model's in forty is by luck")
+
+
 def test_a_rise_at_every_size_is_no_emergence():
     figures = planted("threshold")
     trend = trend_of(Figures(np.clip(figures.accuracy_MR + 0.5, 0, 1) > 0.4, figures.bits_MR, None))

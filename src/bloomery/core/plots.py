@@ -72,6 +72,7 @@ def draw_curves(
         axes.set_ylabel(y_label)
         if log_x:
             axes.set_xscale("log")
+            axes.xaxis.set_minor_formatter(lambda value, _: _short(value) if f"{value:.0e}"[0] in "25" else "")
         axes.xaxis.set_major_formatter(lambda value, _: _short(value))
         if len(series) + sum(map(bool, (marks or {}).values())) > 1:
             axes.legend()
@@ -202,6 +203,7 @@ def draw_panels(panels: Sequence[Panel], *, x_label: str, level_label: str, widt
                 x_values, values = [x for x, _ in points], [value for _, (value, _, _) in points]
                 (handles[name],) = axes.plot(x_values, values, marker, color=color, markersize=4.5, zorder=3)
             axes.set_xscale("log")
+            axes.xaxis.set_minor_formatter("")  # over little more than a decade they would stand in one another
             axes.set_title(panel.title, fontsize=10, color="#333333")
             axes.set_xlabel(x_label)
         figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles), fontsize=9)

@@ -109,6 +109,10 @@ def _sentence(figures: Figures, accuracy: Range, bits: Range | None, nats: Range
     steady = f"the log-likelihood of the right answer improves steadily ({_told(bits)})"
     if at is None:
         return f"Accuracy is at chance for the best model, while {steady}. {_what_is_under_way(nats)}"
+    if at == len(names) - 1:
+        return (
+            f"Only {names[at]}'s accuracy is above chance, as one model's in forty is by luck, while {steady}. {_what_is_under_way(nats)}"
+        )
     if at == 0:
         return f"Accuracy is above chance for every model ({_told(accuracy)}), and {steady}: nothing emerges."
     early = early_fraction(figures.bits_MR, at)

@@ -2,7 +2,7 @@
 
 Each rule is one line of `turn_dial` with its source. Rules that were fitted elsewhere hold for AdamW; the Muon of this
 project takes AdamW's learning rates, because its updates are scaled to AdamW's size (arXiv:2502.16982, eq. 4). At
-0.12 M parameters its rates and decay are within 0.4 % of the best of a sweep (bench/dial.py, docs/budget.md); larger ones are not
+0.12 and 0.17 M parameters what it says is within 1 % of the best of sweeps (bench/dial.py, docs/budget.md); larger ones are not
 swept. `pretrain` does not read the dial: what it says goes into a recipe as text.
 """
 
@@ -14,7 +14,7 @@ from bloomery.scaling.shape import SMALL_PARAMS, Shape, count_params, shape_of_w
 TOKENS_PER_PARAM = 20.0
 """Hoffmann et al. (arXiv:2203.15556, table 3); nanochat measured 8 to 10.5 per parameter of matrices and output with Muon."""
 MIN_BATCH_TOKENS = 1024
-"""Four of the shortest rows. A floor of 4,096 cost a run of 0.95 M tokens 1.6 % of its loss beside the rule's own 2,048 (bench/dial.py)."""
+"""Four of the shortest rows. A floor of 4,096 cost runs of about 1 M tokens 1.6 % beside the rule's own 2,048 (bench/dial.py)."""
 MAX_SEQUENCE_TOKENS, MIN_SEQUENCE_TOKENS = 4096, 256
 MAX_LEARNING_RATE = 0.01
 """The best of a sweep at depth 2 (docs/benchmarks.md, Muon against AdamW): the power law, fitted on 60 M parameters and more, goes on

@@ -35,7 +35,7 @@ from bloomery.tokens.loader import Batch
 from bloomery.train.compute import prepare_model
 from bloomery.train.optimizer import make_optimizers
 from bloomery.train.state import TrainState
-from bloomery.train.step import train_step
+from bloomery.train.step import num_micro_batches, train_step
 
 VOCAB = 8192
 SIZES = {  # shape, rows, tokens of a row
@@ -54,10 +54,16 @@ def main() -> None:
     parser.add_argument("--nanogpt", type=Path, help="nanoGPT's model.py; leave out to leave it out")
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--selective", action="store_true", help="ours with activation_checkpointing = selective")
+    parser.add_argument("--micro-batch-tokens", type=int, default=0, help="of ours, as in launch; 0 = what pretrain takes")
     parser.add_argument("--serve", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve:
-        return serve(arguments.serve, arguments.sizes[0], arguments.nanogpt, selective=arguments.selective)
+        launch = Launch(
+            compile="off" if arguments.serve == "ours-eager" else "on",
+            activation_checkpointing="selective" if arguments.selective and arguments.serve != "ours-eager" else "none",
+            micro_batch_tokens=arguments.micro_batch_tokens,
+        )
+        return serve(arguments.serve, arguments.sizes[0], arguments.nanogpt, launch)
     sides = [*arguments.sides, *(["nanogpt"] if arguments.nanogpt else [])]
     for size in arguments.sizes:
         compare(size, sides, arguments)
@@ -70,7 +76,8 @@ def compare(size: str, sides: list[str], arguments: argparse.Namespace) -> None:
     nanogpt = ["--nanogpt", str(arguments.nanogpt)] if arguments.nanogpt else []
     servers = {}
     for side in ("probe", *sides):  # one after another: they compile when they start
-        command = [sys.executable, __file__, "--serve", side, "--sizes", size, *nanogpt, *(["--selective"] if arguments.selective else [])]
+        ours = ["--micro-batch-tokens", str(arguments.micro_batch_tokens), *(["--selective"] if arguments.selective else [])]
+        command = [sys.executable, __file__, "--serve", side, "--sizes", size, *nanogpt, *ours]
         servers[side] = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         ask(servers[side])
         ask(servers[side])
@@ -86,13 +93,13 @@ def compare(size: str, sides: list[str], arguments: argparse.Namespace) -> None:
     print(f"\n{size}: {count_params(config) / 1e6:.1f} M parameters, {rows} x {tokens} tokens; matrix product {probe:.0f} GFLOP/s (median)")
     print("| side | tokens/s, median | best | of the matrix product | peak memory, GB | ours is x times |")
     print("|---|---|---|---|---|---|")
-    ours = statistics.median(seconds["ours"]) if "ours" in seconds else float("nan")
+    median_ours = statistics.median(seconds["ours"]) if "ours" in seconds else float("nan")
     for side, found in seconds.items():
         speed = rows * tokens / statistics.median(found)
         share = speed * flops_per_token(config, tokens) / 1e9 / probe
         memory = answers[side][-1]["peak_bytes"] / 1e9
         row = [side, f"{speed:,.0f}", f"{rows * tokens / min(found):,.0f}", f"{share:.1%}", f"{memory:.2f}"]
-        print("| " + " | ".join([*row, f"{statistics.median(found) / ours:.2f}"]) + " |")
+        print("| " + " | ".join([*row, f"{statistics.median(found) / median_ours:.2f}"]) + " |")
 
 
 def ask(server: "subprocess.Popen[str]") -> dict[str, float]:
@@ -103,7 +110,7 @@ def ask(server: "subprocess.Popen[str]") -> dict[str, float]:
     return answer
 
 
-def serve(side: str, size: str, nanogpt: Path | None, *, selective: bool) -> None:
+def serve(side: str, size: str, nanogpt: Path | None, launch: Launch) -> None:
     """Answers each line with the time of one step and the memory the process has needed."""
     torch.set_num_threads(2)
     torch.manual_seed(0)
@@ -113,11 +120,6 @@ def serve(side: str, size: str, nanogpt: Path | None, *, selective: bool) -> Non
         a, b = (torch.randn(PROBE_SIZE, PROBE_SIZE).bfloat16() for _ in range(2))
         step: Step = lambda: a @ b  # three kinds of step, one name
     elif side.startswith("ours"):
-        launch = (
-            Launch(compile="off")
-            if side == "ours-eager"
-            else Launch(compile="on", activation_checkpointing="selective" if selective else "none")
-        )
         step = our_step(config, ids, optimizer="muon" if side == "ours-muon" else "adamw", launch=launch)
     else:
         model = transformers_model(config) if side == "transformers" else nanogpt_model(config, nanogpt)
@@ -140,13 +142,14 @@ def our_step(config: ModelConfig, ids: torch.Tensor, *, optimizer: str, launch: 
     """A step as `pretrain` takes it."""
     keep_freed_memory()
     model, device = Transformer(config), torch.device("cpu")
-    prepare_model(model, precision="bf16", launch=launch, device=device)
+    launch = prepare_model(model, precision="bf16", launch=launch, device=device)
     optimizers = make_optimizers(model, name=optimizer, learning_rate=1e-3, embedding_learning_rate=1e-3, weight_decay=0.1)
     state = TrainState(model, optimizers)
     rows, tokens = ids[:, 1:].shape
     document, position = torch.ones(rows, tokens, dtype=torch.long), torch.arange(tokens).repeat(rows, 1)
     batch = Batch(ids[:, :-1].contiguous(), ids[:, 1:].contiguous(), torch.ones(rows, tokens), document, position).to(device)
-    return lambda: train_step(state, [batch], lambda m, b: next_token_objective(m, b, z_loss=0.0), max_gradient_norm=1.0)
+    parts = list(batch.split(num_micro_batches(rows, tokens, device, launch)))
+    return lambda: train_step(state, parts, lambda m, b: next_token_objective(m, b, z_loss=0.0), max_gradient_norm=1.0)
 
 
 def transformers_model(config: ModelConfig) -> Any:

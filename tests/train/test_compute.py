@@ -27,6 +27,7 @@ def settings_as_before() -> Iterator[None]:
     yield
     torch.use_deterministic_algorithms(False)
     torch._functorch.config.activation_memory_budget = 1.0
+    torch._functorch.config.ban_recompute_materialized_backward = True
     torch._dynamo.reset()  # it would go on with layers that were compiled for another budget
 
 
@@ -63,6 +64,14 @@ def test_what_the_compiler_computes_again_has_the_same_gradients() -> None:
     expected = gradient(CONFIG, Launch())[1]
     found = gradient(CONFIG, Launch(compile="on", activation_checkpointing="selective"))[1]
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("launch", "tokens"), [(Launch(), 0), (Launch(compile="on"), 2048), (Launch(compile="on", micro_batch_tokens=4096), 4096)]
+)
+def test_on_a_cpu_compiled_layers_take_a_part_of_the_batch_that_fits_little_memory(launch: Launch, tokens: int) -> None:
+    model = Transformer(CONFIG, seed=0)
+    assert prepare_model(model, precision="fp32", launch=launch, device=CPU).micro_batch_tokens == tokens  # 0: train/step.py's own
 
 
 def test_selective_recomputation_without_a_compiler_says_what_to_do() -> None:

@@ -134,7 +134,7 @@ class Launch(Config):
     activation_checkpointing: Literal["none", "selective", "full"] = "none"
     """"selective" computes again for the backward pass what is cheap (compiled layers only), "full" all but what lies between layers."""
     micro_batch_tokens: NonNegativeInt = 0
-    """Places that go through the model at a time in each process; 0 = 8,192 on CPUs, as many as fit up to 65,536 on GPUs."""
+    """Places that go through the model at a time in each process; 0 = 8,192 on CPUs (compiled 2,048), on GPUs what fits up to 65,536."""
     keep_snapshots: PositiveInt = 2
     """Newest snapshots of a running training that are kept."""
     keep_every_steps: NonNegativeInt = 0

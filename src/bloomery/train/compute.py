@@ -20,12 +20,13 @@ from bloomery.model.transformer import Linear, Transformer
 
 CUDA_MICRO_BATCH_TOKENS = 65536
 """Beyond it nothing is gained."""
+COMPILED_CPU_MICRO_BATCH_TOKENS = 2048
+"""Of compiled layers on a CPU: as fast as more at 13.8 M and 30 M parameters, for less memory (docs/benchmarks.md)."""
 MEMORY_FRACTION = 0.8
 TRAINING_BYTES_PER_PARAM = 16
 """A weight, its gradient and AdamW's two moments, in float32 each (Muon has one moment)."""
 SELECTIVE_MEMORY_BUDGET = 0.3
-"""The share of what a compiled layer would keep that it may keep: on a CPU 13.8 M parameters and 4,096 tokens then need 1.07 GB in
-place of 1.48, for a tenth more time."""
+"""The share of what a compiled layer would keep that it may keep."""
 FLOAT8_MULTIPLE = 16
 """Hopper's float8 products take sizes that are multiples of it."""
 FLOAT8_MIN_DIM = 1024
@@ -35,8 +36,8 @@ FLOAT8_MIN_DIM = 1024
 def prepare_model(model: Transformer, *, precision: Precision, launch: Launch, device: torch.device) -> Launch:
     """Sets up a whole model, before it is spread over processes; returns the launch with its micro-batch decided.
 
-    Sets torch's compiler for the whole process (memory budget, deterministic sums on a CPU). Raises ConfigError for float8 or
-    selective recomputation where it cannot be.
+    Sets torch's compiler for the whole process (memory budget; on a CPU deterministic sums, and what is computed again). Raises
+    ConfigError for float8 or selective recomputation where it cannot be.
     """
     model.compute_dtype = resolve_dtype(precision, device)
     if precision == "fp8":
@@ -51,12 +52,16 @@ def prepare_model(model: Transformer, *, precision: Precision, launch: Launch, d
         torch._functorch.config.activation_memory_budget = SELECTIVE_MEMORY_BUDGET
     if model.compiled and device.type == "cpu":
         torch.use_deterministic_algorithms(True)  # else the compiler sums over threads in the order in which they end
+        # What is cheap to compute again (norms, silu times gate, softmax) is not kept, though the backward pass then writes it out.
+        torch._functorch.config.ban_recompute_materialized_backward = False
     if model.compiled:
         torch._dynamo.config.cache_size_limit = max(64, torch._dynamo.config.cache_size_limit)
         for layer in model.model.layers:
             layer.compile()
-    if launch.micro_batch_tokens or device.type != "cuda":
+    if launch.micro_batch_tokens:
         return launch
+    if device.type != "cuda":
+        return launch.model_copy(update={"micro_batch_tokens": COMPILED_CPU_MICRO_BATCH_TOKENS}) if model.compiled else launch
     free_bytes, element_bytes = torch.cuda.mem_get_info(device)[0], model.compute_dtype.itemsize
     fitting = fitting_tokens(model.config, memory_bytes=free_bytes, element_bytes=element_bytes, recomputed=model.recompute_layers)
     # What fits everywhere: processes that share a model must go through it equally often. A row at least is tried.

@@ -1,33 +1,39 @@
-"""The memory that `scaling/memory.py` computes for a training step, beside what real steps on this machine's CPU need.
+"""The memory that `scaling/memory.py` computes for a training, beside what real trainings on this machine's CPU need.
 
-    python bench/budget_memory.py                  # all settings, about 4 minutes
+    python bench/budget_memory.py                  # all settings, about 6 minutes
     python bench/budget_memory.py --only quickstart wide
 
-Each setting trains for a few steps in a process of its own (forward, loss, backward, clipping, optimizer; two documents a
-row), and for one more under torch's profiler. Printed: the most bytes of tensors that lived at one time by the profiler's
-record of every allocation, and the most memory of the process by the system (VmHWM), each beside what is computed.
+Tensors: each setting trains for two steps (forward, loss, backward, clipping, optimizer; two documents a row), the second under torch's
+profiler; the most bytes that lived at one time by its record of every allocation. Process: a whole `pretrain` stage of six steps in
+a process of its own, with validation, samples, snapshots and the checkpoint at the end, on documents of random tokens; the most memory
+by the system (VmHWM). Each beside what is computed.
 """
 
 import argparse
 import json
-import re
+import random
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from bloomery.core.stage import Launch
+from bloomery.core.memory import peak_memory_bytes
+from bloomery.core.stage import Launch, Runtime
 from bloomery.model.config import ModelShape, count_params, make_model_config
-from bloomery.model.device import keep_freed_memory
 from bloomery.model.transformer import Transformer
-from bloomery.scaling.memory import Memory, Setup, estimate_tensors, with_process
+from bloomery.scaling.memory import Setup, estimate_memory, estimate_tensors
 from bloomery.scaling.shape import Shape
-from bloomery.stages.pretrain import next_token_objective
+from bloomery.stages.pretrain import PretrainConfig, next_token_objective, pretrain
 from bloomery.tokens.loader import Batch
+from bloomery.tokens.shards import write_manifest, write_shard
+from bloomery.tokens.tokenizer import load_tokenizer
+from bloomery.tokens.train import train_bpe, write_tokenizer
 from bloomery.train.compute import prepare_model
 from bloomery.train.optimizer import make_optimizers
 from bloomery.train.state import TrainState
@@ -50,6 +56,7 @@ class Setting(NamedTuple):
 BASE = {"dim": 384, "num_layers": 6, "num_kv_heads": 6, "mlp_dim": 1024, "qk_norm": False}
 SETTINGS = {
     "quickstart": Setting({"depth": 4}, 4096, 32, 256),
+    "small": Setting({"depth": 2}, 4096, 32, 256),
     "14m": Setting(BASE, 8192, 8, 512, optimizer="adamw"),
     "14m-muon": Setting(BASE, 8192, 8, 512),
     "14m-parts": Setting(BASE, 8192, 8, 512, parts=2, optimizer="adamw"),
@@ -61,35 +68,40 @@ SETTINGS = {
 }
 
 
+STEPS = 6
+"""Of a stage: with twelve its peak is the same to 2 %."""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs="*", default=list(SETTINGS), choices=SETTINGS)
-    parser.add_argument("--serve", help=argparse.SUPPRESS)
+    parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve:
-        name, what = arguments.serve.split(":")
-        measure = tensor_bytes if what == "tensors" else process_bytes
-        print(json.dumps(measure(SETTINGS[name])))
+        name, folder = arguments.serve
+        print(json.dumps(process_bytes(SETTINGS[name], Path(folder)) if folder else tensor_bytes(SETTINGS[name])))
         return
     print("| setting | parameters | tensors, MB | computed | off by | process, MB | computed | off by |")
     print("|---|---|---|---|---|---|---|---|")
     for name in arguments.only:
-        found = [ask(name, what) for what in ("tensors", "process")]
-        tensors = computed_tensors(SETTINGS[name])
-        computed = [tensors.total, with_process(tensors, is_compiled=False).total]
-        params = count_params(model_of(SETTINGS[name]).config)
+        setting = SETTINGS[name]
+        with tempfile.TemporaryDirectory() as folder:
+            write_data(setting, Path(folder))
+            found = [ask(name, ""), ask(name, folder)]
+        computed = [estimate(*computed_setup(setting)).total for estimate in (estimate_tensors, estimate_memory)]
+        params = count_params(model_of(setting).config)
         cells = [f"{x / 1e6:,.0f} | {y / 1e6:,.0f} | {y / x - 1:+.1%}" for x, y in zip(found, computed, strict=True)]
         print(f"| {name} | {params / 1e6:.1f} M | {cells[0]} | {cells[1]} |", flush=True)
 
 
-def ask(name: str, what: str) -> int:
-    """One measurement, in a process of its own."""
-    command = [sys.executable, __file__, "--serve", f"{name}:{what}"]
+def ask(name: str, folder: str) -> int:
+    """One measurement, in a process of its own: of the stage that reads the data of a folder, or of the tensors of a step."""
+    command = [sys.executable, __file__, "--serve", name, folder]
     return int(subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, check=True).stdout.splitlines()[-1])
 
 
-def computed_tensors(setting: Setting) -> Memory:
-    """What scaling/memory.py says of it."""
+def computed_setup(setting: Setting) -> tuple[Shape, Setup]:
+    """What scaling/memory.py is asked."""
     config = make_model_config(ModelShape(**setting.shape), vocab_size=setting.vocab_size, max_positions=setting.row_tokens)
     sizes = (config.dim, config.num_layers, config.num_heads, config.num_kv_heads, config.head_dim, config.mlp_dim)
     setup = Setup(
@@ -101,7 +113,7 @@ def computed_tensors(setting: Setting) -> Memory:
         element_bytes=4 if setting.precision == "fp32" else 2,
         is_compiled=False,
     )
-    return estimate_tensors(Shape(config.vocab_size, *sizes, config.tied_embeddings, config.qk_norm), setup)
+    return Shape(config.vocab_size, *sizes, config.tied_embeddings, config.qk_norm), setup
 
 
 def tensor_bytes(setting: Setting) -> int:
@@ -121,15 +133,42 @@ def tensor_bytes(setting: Setting) -> int:
     return top
 
 
-def process_bytes(setting: Setting, *, steps: int = 4) -> int:
-    """The most memory of this process."""
-    keep_freed_memory()
-    _, step = make_step(setting)
-    for number in range(steps):
-        step(number)
-    found = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
-    assert found is not None
-    return int(found.group(1)) * 1024
+def write_data(setting: Setting, folder: Path) -> None:
+    """A tokenizer and documents of random tokens, about two to a row."""
+    draw, tokenizer = random.Random(0), folder / "tokenizer"
+    words = ["".join(draw.choices("abcdefghijklmnopqrstuvwxyz", k=draw.randint(3, 9))) for _ in range(2 * setting.vocab_size)]
+    tokenizer.mkdir()
+    write_tokenizer(tokenizer, train_bpe([" ".join(words)], vocab_size=setting.vocab_size, pattern="llama3"), pattern="llama3")
+    known, bytes_of_split = load_tokenizer(tokenizer), {}
+    assert known.vocab_size == setting.vocab_size
+    num_train = 2 * STEPS * setting.rows + 50
+    for seed, (split, count) in enumerate((("train", num_train), ("validation", 60))):
+        rng = np.random.default_rng(seed)
+        lengths = rng.integers(20, setting.row_tokens, count)
+        documents = [[known.bos_id, *rng.integers(300, known.vocab_size, n).tolist(), known.end_id] for n in lengths]
+        (folder / "tokens" / split).mkdir(parents=True)
+        write_shard(folder / "tokens" / split / "00000", documents, vocab_size=known.vocab_size)
+        bytes_of_split[split] = [4 * int(lengths.sum())]
+    write_manifest(folder / "tokens", tokenizer_sha256=known.sha256, vocab_size=known.vocab_size, text_bytes=bytes_of_split)
+
+
+def process_bytes(setting: Setting, folder: Path) -> int:
+    """The most memory of this process, which carries out the stage."""
+    torch.set_num_threads(1)
+    batch_tokens = setting.rows * setting.row_tokens
+    config = PretrainConfig(
+        model=ModelShape(**setting.shape),
+        tokens=STEPS * batch_tokens,
+        sequence_tokens=setting.row_tokens,
+        batch_tokens=batch_tokens,
+        optimizer=setting.optimizer,
+        precision=setting.precision,
+        num_validations=2,
+    )
+    launch = Launch(activation_checkpointing=setting.checkpointing, micro_batch_tokens=batch_tokens // setting.parts)
+    runtime = Runtime(device="cpu", launch=launch, quiet=True)
+    pretrain(config, tokens=folder / "tokens", tokenizer=folder / "tokenizer", out=folder / "out", runtime=runtime)
+    return peak_memory_bytes()
 
 
 def model_of(setting: Setting) -> Transformer:

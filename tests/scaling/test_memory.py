@@ -22,7 +22,15 @@ TINY = {
 @pytest.mark.parametrize("name", TINY)
 def test_the_tensors_of_a_real_training_need_what_is_computed_within_a_tenth(name: str) -> None:
     setting = BENCH["Setting"](*TINY[name])
-    measured, computed = BENCH["tensor_bytes"](setting), BENCH["computed_tensors"](setting)
+    measured, computed = BENCH["tensor_bytes"](setting), BENCH["estimate_tensors"](*BENCH["computed_setup"](setting))
+    assert computed.total == pytest.approx(measured, rel=0.10), {"measured": measured, "computed": computed}
+
+
+@pytest.mark.parametrize("name", ["small", "quickstart"])
+def test_a_whole_pretrain_stage_needs_what_is_computed_within_a_tenth(name: str, tmp_path: Path) -> None:
+    setting = BENCH["SETTINGS"][name]
+    BENCH["write_data"](setting, tmp_path)
+    measured, computed = BENCH["ask"](name, str(tmp_path)), estimate_memory(*BENCH["computed_setup"](setting))
     assert computed.total == pytest.approx(measured, rel=0.10), {"measured": measured, "computed": computed}
 
 

@@ -21,6 +21,9 @@ from bloomery.objectives.terms import LossTerms
 CHUNK_TOKENS = {"cpu": 512, "cuda": 8192}
 """Tokens whose logits exist at one time: on a CPU 8 MB of them with 4,096 tokens of vocabulary (78 ms for 4,096 tokens
 against 101 with all logits at once, one core)."""
+LEAVE_OUT_BELOW = 0.9
+"""The share of tokens with weight from which on a CPU computes the others, too: a copy of ever another size leaves holes in the
+heap (7 % of all the memory of a training with packed rows) and saves little."""
 COMPILED_LOGITS_BYTES = {"cpu": 2**28, "cuda": 2**33}
 """Compiled, larger chunks are faster: the softmax and its derivative are then one pass over what the product wrote."""
 
@@ -78,9 +81,10 @@ def linear_next_token(
 ) -> LossTerms:
     """`next_token` of the logits hidden_ND @ head_VD.T, without ever holding more than `chunk_tokens` rows of them.
 
-    On a CPU tokens of weight 0 are left out before the product, so fine-tuning on short answers pays for the answers
-    only; on CUDA, and compiled, the number of tokens stays what it is, so that nothing waits to count them. The product
-    is computed in hidden_ND's dtype, everything after it in float32. Without `chunk_tokens` chunks are as large as is fast.
+    On a CPU tokens of weight 0 are left out before the product where they are more than a tenth, so fine-tuning on short
+    answers pays for the answers only; on CUDA, and compiled, the number of tokens stays what it is, so that nothing waits to
+    count them. The product is computed in hidden_ND's dtype, everything after it in float32. Without `chunk_tokens` chunks
+    are as large as is fast.
 
     With `group_N`, the number of each token's group (its source, for example), the metrics hold the sums `loss/NAME` and
     `weight/NAME` of each group, z_loss left out.
@@ -88,7 +92,7 @@ def linear_next_token(
     device = hidden_ND.device.type
     if device == "cpu" and not compiled:
         kept = weight_N.nonzero().squeeze(-1)
-        if len(kept) < len(weight_N):
+        if len(kept) < LEAVE_OUT_BELOW * len(weight_N):
             hidden_ND, target_N, weight_N = hidden_ND[kept], target_N[kept], weight_N[kept]
             group_N = None if group_N is None else group_N[kept]
     if chunk_tokens is None:
@@ -163,13 +167,17 @@ class _LinearNextToken(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         narrow_VD = head_VD.to(hidden_ND.dtype)
         needs_grad = any(ctx.needs_input_grad)
-        loss_and_slope = _compiled_loss_and_slope() if compiled else _loss_and_slope_in_place
+        # Eager, all chunks share their buffers: new ones for each leave holes in a CPU's heap that nothing fits into.
+        buffers = None if compiled else _Buffers(hidden_ND, len(narrow_VD), min(chunk_tokens, len(hidden_ND)))
         grad_ND = torch.empty_like(hidden_ND) if needs_grad else None
         grad_VD, loss, nlls = None, torch.zeros((), device=hidden_ND.device), [torch.zeros(0, device=hidden_ND.device)]
-        for start in range(0, len(hidden_ND), chunk_tokens):
-            part = slice(start, start + chunk_tokens)
-            logits_NV = F.linear(hidden_ND[part], narrow_VD)
-            part_loss, nll_N, slope_NV = loss_and_slope(logits_NV, target_N[part], weight_N[part], z_loss, needs_grad)
+        for part in _chunks(len(hidden_ND), chunk_tokens):
+            targets = (target_N[part], weight_N[part], z_loss, needs_grad)
+            if buffers is None:
+                part_loss, nll_N, slope_NV = _compiled_loss_and_slope()(F.linear(hidden_ND[part], narrow_VD), *targets)
+            else:
+                narrow_NV, wide_NV = buffers.logits(hidden_ND[part], narrow_VD)
+                part_loss, nll_N, slope_NV = _loss_and_slope_in_place(narrow_NV, wide_NV, *targets)
             loss = loss + part_loss
             nlls.append(nll_N)
             if grad_ND is not None:
@@ -239,11 +247,23 @@ def _loss_and_slope(
     return loss, nll_N * weight_N, (slope_NV - torch.where(is_target_NV, weight_N[:, None], 0.0)).to(logits_NV.dtype)
 
 
+class _Buffers:
+    """Where the logits of one chunk after another are, in the dtype of the product and in float32 (one tensor where these are the same)."""
+
+    def __init__(self, hidden_ND: Tensor, vocab_size: int, num_rows: int) -> None:
+        self._narrow_NV = hidden_ND.new_empty(num_rows, vocab_size)
+        self._wide_NV = torch.empty_like(self._narrow_NV, dtype=torch.float32) if hidden_ND.dtype != torch.float32 else self._narrow_NV
+
+    def logits(self, hidden_ND: Tensor, head_VD: Tensor) -> tuple[Tensor, Tensor]:
+        """hidden_ND @ head_VD.mT, twice; what was here before is gone."""
+        narrow_NV = torch.mm(hidden_ND, head_VD.mT, out=self._narrow_NV[: len(hidden_ND)])
+        return narrow_NV, narrow_NV if self._wide_NV is self._narrow_NV else self._wide_NV[: len(hidden_ND)].copy_(narrow_NV)
+
+
 def _loss_and_slope_in_place(
-    logits_NV: Tensor, target_N: Tensor, weight_N: Tensor, z_loss: float, needs_slope: bool
+    narrow_NV: Tensor, wide_NV: Tensor, target_N: Tensor, weight_N: Tensor, z_loss: float, needs_slope: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    # The same as above, where nothing fuses it: one buffer holds logits, exp(logits - top), and at last the slope.
-    wide_NV = logits_NV.float()
+    # The same as above, where nothing fuses it: wide_NV holds logits, exp(logits - top), and at last the slope, which narrow_NV gets.
     top_N1 = wide_NV.amax(-1, keepdim=True)
     target_logit_N = wide_NV.sub_(top_N1).gather(-1, target_N[:, None]).squeeze(-1)
     total_N = wide_NV.exp_().sum(-1)
@@ -253,7 +273,8 @@ def _loss_and_slope_in_place(
     if needs_slope:
         wide_NV.mul_((weight_N * (1 + 2 * z_loss * normaliser_N) / total_N)[:, None])
         wide_NV.scatter_add_(-1, target_N[:, None], -weight_N[:, None])
-    return loss, nll_N * weight_N, wide_NV.to(logits_NV.dtype)
+        narrow_NV.copy_(wide_NV)
+    return loss, nll_N * weight_N, narrow_NV
 
 
 @functools.cache

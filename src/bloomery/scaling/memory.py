@@ -21,9 +21,10 @@ CPU_CHUNK_TOKENS, CUDA_LOGITS_BYTES = 512, 2**33
 """Tokens whose logits exist at one time: objectives/next_token.py."""
 PRODUCT_TOKENS = 256
 """Rows up to this long take plain products for attention on a CPU in bfloat16, which keep every score (model/attention.py)."""
-CPU_PROCESS_BYTES, CPU_FRAGMENTS = 575e6, 0.15
-"""What a process needs before it holds a tensor (imports, and libraries that load when they are first used), and the share of
-its tensors that its heap loses in holes. Measured on one machine, see docs/budget.md."""
+CPU_PROCESS_BYTES, CPU_SNAPSHOT, CPU_HOLES = 625e6, 0.62, 0.26
+"""What a process needs before it holds a tensor (imports, and libraries that load when they are first used); the share of weights and
+moments that waits beside a step to be written, as a snapshot; the share of its activations that its heap loses in holes. Fitted to
+whole `pretrain` stages on one machine, see docs/budget.md."""
 CUDA_PROCESS_BYTES, CUDA_FRAGMENTS = 1.0e9, 0.03
 """The CUDA context with its libraries, and the caching allocator's holes: customary figures, not measured here."""
 
@@ -71,13 +72,13 @@ class Memory(NamedTuple):
 
 def estimate_memory(shape: Shape, setup: Setup) -> Memory:
     """The bytes that one device needs, the process included: of a pipeline the one that needs the most."""
-    return with_process(estimate_tensors(shape, setup), is_compiled=setup.is_compiled)
-
-
-def with_process(tensors: Memory, *, is_compiled: bool) -> Memory:
-    """The same, with what the process needs beside its tensors."""
-    process, fragments = (CUDA_PROCESS_BYTES, CUDA_FRAGMENTS) if is_compiled else (CPU_PROCESS_BYTES, CPU_FRAGMENTS)
-    return tensors._replace(workspace=tensors.workspace + process + fragments * tensors.total)
+    tensors = estimate_tensors(shape, setup)
+    if setup.is_compiled:
+        process = CUDA_PROCESS_BYTES + CUDA_FRAGMENTS * tensors.total
+    else:
+        holes = CPU_HOLES * _activation_bytes(shape, setup, in_flight=1)
+        process = CPU_PROCESS_BYTES + CPU_SNAPSHOT * (tensors.weights + tensors.optimizer) + holes
+    return tensors._replace(workspace=tensors.workspace + process)
 
 
 def estimate_tensors(shape: Shape, setup: Setup) -> Memory:
@@ -164,8 +165,8 @@ def _loss_bytes(shape: Shape, setup: Setup) -> float:
         chunk = min(setup.micro_batch_tokens, CUDA_LOGITS_BYTES // (2 * shape.vocab_size))
         return kept + 2 * e * chunk * shape.vocab_size
     chunk = min(setup.micro_batch_tokens, CPU_CHUNK_TOKENS)
-    before = e if setup.micro_batch_tokens > chunk else 0  # the slope of the chunk before
-    return kept + chunk * shape.vocab_size * ((2 * e + FLOAT32 if e < FLOAT32 else FLOAT32) + before)
+    added = FLOAT32 * table if e < FLOAT32 and setup.micro_batch_tokens > chunk else 0  # the gradient of a later chunk, made wide
+    return kept + added + chunk * shape.vocab_size * (e + FLOAT32 if e < FLOAT32 else FLOAT32)
 
 
 def _gathered_bytes(shape: Shape, setup: Setup) -> float:

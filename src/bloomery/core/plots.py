@@ -72,7 +72,9 @@ def draw_curves(
         axes.set_ylabel(y_label)
         if log_x:
             axes.set_xscale("log")
-            axes.xaxis.set_minor_formatter(lambda value, _: _short(value) if f"{value:.0e}"[0] in "25" else "")
+            low, high = axes.get_xlim()
+            labelled = ("2", "5") if high < 100 * low else ()  # over more than two decades they would stand in one another
+            axes.xaxis.set_minor_formatter(lambda value, _: _short(value) if f"{value:.0e}"[0] in labelled else "")
         axes.xaxis.set_major_formatter(lambda value, _: _short(value))
         if len(series) + sum(map(bool, (marks or {}).values())) > 1:
             axes.legend()

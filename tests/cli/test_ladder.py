@@ -101,6 +101,12 @@ def test_at_the_end_stands_the_law_and_how_far_it_missed(recipe, tmp_path, monke
     assert json.loads(run(*arguments, "--json").stdout)["held_out"] == [row]
 
 
+@pytest.mark.parametrize(("held_out", "warned"), [("128:20", False), ("192:20", True)])
+def test_a_held_out_model_with_more_layers_than_any_of_the_fit_is_warned_of(recipe, tmp_path, held_out, warned):
+    given = ("--widths", "64,96,112", "--ratios", "10,20", "--held-out", held_out, "--dry-run", "--out", tmp_path / "out.toml")
+    assert ("has 3 layers, those of the fit 1 and 2" in " ".join(run(recipe, *given).stderr.split())) == warned
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

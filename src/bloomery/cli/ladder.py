@@ -1,5 +1,6 @@
 """bloomery ladder: a family of small models on the data of a recipe, the law of their losses, and how far it misses a larger one."""
 
+import logging
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,8 @@ from bloomery.cli.models import DEFAULT_STORE, StoreOption
 
 if TYPE_CHECKING:
     from bloomery.scaling.ladder import Rung
+
+log = logging.getLogger(__name__)
 
 LADDER_EXAMPLES = (
     "Examples:\n\n    bloomery ladder my.toml --widths 48,64,96,128 --ratios 5,10,20 --held-out 192:10\n\n"
@@ -112,7 +115,20 @@ def _plan(
         raise ConfigError(
             f"no law can be fitted to this ladder: {error}. Add --widths or --ratios (runs of few steps are left out)"
         ) from error
+    _warn_of_depth(kept, larger)
     return kept, larger
+
+
+def _warn_of_depth(rungs: Sequence["Rung"], larger: Sequence["Rung"]) -> None:
+    """A layer more brings what no width does, and L(N, D) counts parameters only: docs/ladder.md, A longer step misses."""
+    fitted = {rung.config["model"]["depth"] for rung in rungs}
+    for run in larger:
+        if run.config["model"]["depth"] not in fitted:
+            log.warning(
+                "the held-out model has %d layers, those of the fit %s: the law may miss it by several per cent (docs/ladder.md)",
+                run.config["model"]["depth"],
+                " and ".join(map(str, sorted(fitted))),
+            )
 
 
 def _runs(table: Mapping[str, Any], rungs: Sequence["Rung"]) -> dict[str, dict[str, Any]]:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LADDER_EXAMPLES = (
-    "Examples:\n\n    bloomery ladder my.toml --widths 48,64,96,128 --ratios 5,10,20 --held-out 192:10\n\n"
-    "    bloomery ladder my.toml --stage base --widths 48,64,96,128 --flops 1e12,4e12,1.6e13 --held-out 192:20    (IsoFLOP)\n\n"
+    "Examples:\n\n    bloomery ladder my.toml --widths 48,64,96,128 --ratios 5,10,20 --held-out 160:20\n\n"
+    "    bloomery ladder my.toml --stage base --widths 48,64,96,128 --flops 1e12,4e12,1.6e13 --held-out 160:20    (IsoFLOP)\n\n"
     "    bloomery ladder ladder --widths 64,80,96,128 --ratios 4,8,16 --held-out 160:16 --dry-run    (the shipped recipe's texts)\n\n"
     "    bloomery ladder my.toml --widths 64,80,96 --ratios 5,20 --tasks hellaswag,lambada_openai --data benchmarks --limit 500\n\n"
     "The runs are a recipe, written to --out: killed, the same command continues; `bloomery budget --law LAW.json` reads the law."

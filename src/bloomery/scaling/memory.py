@@ -62,7 +62,7 @@ class Memory(NamedTuple):
     activations: float
     logits: float
     workspace: float
-    """Gathered layers, Muon's products, fragments, and what the process needs without a model."""
+    """Gathered layers, Muon's products, and of the process: a snapshot on its way to disk, holes of the heap, libraries."""
 
     @property
     def total(self) -> float:

@@ -105,6 +105,19 @@ def test_at_the_end_stands_the_law_and_how_far_it_missed(recipe, tmp_path, monke
 def test_a_held_out_model_with_more_layers_than_any_of_the_fit_is_warned_of(recipe, tmp_path, held_out, warned):
     given = ("--widths", "64,96,112", "--ratios", "10,20", "--held-out", held_out, "--dry-run", "--out", tmp_path / "out.toml")
     assert ("has 3 layers, those of the fit 1 and 2" in " ".join(run(recipe, *given).stderr.split())) == warned
+    assert "has 3 layers" not in run(recipe, *given, "--layers", "2").stderr
+
+
+def test_layers_are_the_same_for_all_when_asked_and_more_than_one_run_can_be_held_out(recipe, tmp_path):
+    out = tmp_path / "out.toml"
+    given = ("--layers", "3", "--widths", "32,64,192", "--ratios", "5,10", "--held-out", "224:10,208:10", "--dry-run", "--out", out)
+    told = json.loads(run(recipe, *given, "--json").stdout)["runs"]
+    assert [one["name"] for one in told][-2:] == ["w208_r10", "w224_r10"]
+    nodes = load_recipe(out).nodes
+    assert nodes["law"].config.model_dump()["num_held_out"] == 2 and len(nodes["law"].inputs["models"]) == 8
+    for one in told:
+        model = make_model_config(nodes[one["name"]].config.model, vocab_size=300, max_positions=256)
+        assert model.num_layers == 3 and count_params(model) == one["params"] and model.num_heads * model.head_dim == model.dim
 
 
 @pytest.mark.parametrize(
@@ -113,7 +126,9 @@ def test_a_held_out_model_with_more_layers_than_any_of_the_fit_is_warned_of(reci
         (("--widths", "32,50", "--ratios", "5"), "widths must be multiples of 16, from 16 on; found 50"),
         (("--widths", "32"), "ratios of tokens to parameters, or budgets in FLOP"),
         (("--widths", "x", "--ratios", "5"), "cannot be planned"),
-        (("--widths", "64", "--ratios", "20", "--held-out", "64:10"), "what is held out must be the largest run"),
+        (("--widths", "64", "--ratios", "20", "--held-out", "64:10"), "what is held out must be larger than every run of the fit"),
+        (("--widths", "16,32,48", "--ratios", "9,12", "--held-out", "64:12,48:2"), "--held-out 64:12,48:2: w48_r2 takes"),
+        (("--widths", "64", "--ratios", "20", "--held-out", "96"), "expected a width and the tokens a parameter, as in 128:8"),
         (("--widths", "64,80", "--ratios", "20", "--held-out", "96:20"), "no law can be fitted to this ladder: a law has five constants"),
         (("--widths", "64", "--ratios", "20", "--stage", "bse"), 'did you mean "base"?'),
         (("--widths", "64", "--ratios", "20", "--set", "bse.z_loss=1"), 'there is no stage with the id "bse"; did you mean "base"'),

@@ -20,6 +20,7 @@ LADDER_EXAMPLES = (
     "Examples:\n\n    bloomery ladder my.toml --widths 48,64,96,128 --ratios 5,10,20 --held-out 160:20\n\n"
     "    bloomery ladder my.toml --stage base --widths 48,64,96,128 --flops 1e12,4e12,1.6e13 --held-out 160:20    (IsoFLOP)\n\n"
     "    bloomery ladder ladder --widths 64,80,96,128 --ratios 4,8,16 --held-out 160:16 --dry-run    (the shipped recipe's texts)\n\n"
+    "    bloomery ladder my.toml --layers 3 --widths 48,64,96,128 --ratios 4,8,16 --held-out 192:8,256:8    (two, and none deeper)\n\n"
     "    bloomery ladder my.toml --widths 64,80,96 --ratios 5,20 --tasks hellaswag,lambada_openai --data benchmarks --limit 500\n\n"
     "The runs are a recipe, written to --out: killed, the same command continues; `bloomery budget --law LAW.json` reads the law."
 )
@@ -27,12 +28,13 @@ LADDER_EXAMPLES = (
 
 def ladder(
     recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one: its data and tokenizer.", metavar="RECIPE")],
-    widths: Annotated[str, typer.Option("--widths", help="Of the models, multiples of 16; 64 to a layer.", metavar="N,N...")],
+    widths: Annotated[str, typer.Option("--widths", help="Of the models, multiples of 16.", metavar="N,N...")],
     held_out: Annotated[
-        str, typer.Option("--held-out", help="A larger run to predict: its width and tokens a parameter.", metavar="WIDTH:RATIO")
+        str, typer.Option("--held-out", help="Larger runs to predict: width and tokens a parameter.", metavar="WIDTH:RATIO,...")
     ] = "",
     ratios: Annotated[str, typer.Option("--ratios", help="Tokens a parameter: each width with each.", metavar="X,X...")] = "",
     flops: Annotated[str, typer.Option("--flops", help="Budgets: each spent on each width (IsoFLOP).", metavar="C,C...")] = "",
+    layers: Annotated[int, typer.Option("--layers", min=0, help="Of every model; 0 = one for 64 dimensions.", metavar="N")] = 0,
     tasks: Annotated[str, typer.Option("--tasks", help="Benchmarks to ask every model, with commas between.", metavar="A,B")] = "",
     data: Annotated[list[str] | None, typer.Option("--data", help="A folder of benchmarks' rows.", metavar="DIR")] = None,
     limit: Annotated[int, typer.Option("--limit", min=0, help="Rows of each benchmark; 0 = all.", metavar="N")] = 0,
@@ -63,7 +65,7 @@ def ladder(
         upstream = keep_upstream(raw, base)
         given = raw["stages"][base].get("config", {})
         sizes = {key: int(given[key]) for key in ("sequence_tokens", "batch_tokens") if key in given}  # not the dial's: the recipe's
-        rungs, larger = _plan(widths, ratios, flops, held_out, vocab_size=_vocab_size(upstream), sizes=sizes)
+        rungs, larger = _plan(widths, ratios, flops, held_out, num_layers=layers, vocab_size=_vocab_size(upstream), sizes=sizes)
         runs = _runs(raw["stages"][base], [*rungs, *larger])
         law: dict[str, Any] = {"stage": "scaling_law", "inputs": {"models": list(runs)}, "config": {"num_held_out": len(larger)}}
         scores = {"scores": evaluate_table(list(runs), tasks=asked, data=data or (), limit=limit, num_shots=shots)} if asked else {}
@@ -84,39 +86,45 @@ def ladder(
 
 
 def _plan(
-    widths: str, ratios: str, flops: str, held_out: str, *, vocab_size: int, sizes: dict[str, int]
+    widths: str, ratios: str, flops: str, held_out: str, *, num_layers: int, vocab_size: int, sizes: dict[str, int]
 ) -> tuple[list["Rung"], list["Rung"]]:
     from bloomery.core.errors import ConfigError
     from bloomery.scaling.fitting import Measured, check_runs
     from bloomery.scaling.ladder import plan_rungs
 
-    sequence, batch = sizes.get("sequence_tokens", 0), sizes.get("batch_tokens", 0)
+    same = {"vocab_size": vocab_size, "num_layers": num_layers, **sizes}
 
     def plan(found: list[int], *, ratios: list[float], budgets: list[float]) -> list["Rung"]:
-        return plan_rungs(found, vocab_size=vocab_size, ratios=ratios, budgets=budgets, sequence_tokens=sequence, batch_tokens=batch)
+        return plan_rungs(found, ratios=ratios, budgets=budgets, **same)
 
     try:
         budgets = [float(part) for part in flops.split(",") if part]
         each = [float(part) for part in ratios.split(",") if part]
         rungs = plan([int(part) for part in widths.split(",")], ratios=each, budgets=budgets)
-        width, _, ratio = held_out.partition(":")
-        larger = plan([int(width)], ratios=[float(ratio)], budgets=[]) if held_out else []
+        larger = [rung for width, ratio in _pairs(held_out) for rung in plan([width], ratios=[ratio], budgets=[])]
     except ValueError as error:
         raise ConfigError(f"the ladder cannot be planned: {error}") from error
+    larger.sort(key=lambda rung: rung.flops)
     if larger and rungs and larger[0].flops <= rungs[-1].flops:
         raise ConfigError(
-            f"--held-out {held_out} takes {larger[0].flops:.2e} FLOP, no more than {rungs[-1].name} ({rungs[-1].flops:.2e}): "
-            "what is held out must be the largest run"
+            f"--held-out {held_out}: {larger[0].name} takes {larger[0].flops:.2e} FLOP, no more than {rungs[-1].name} "
+            f"({rungs[-1].flops:.2e}): what is held out must be larger than every run of the fit"
         )
-    kept = [rung for rung in rungs if rung.name not in {run.name for run in larger}]
     try:
-        check_runs([Measured(rung.params, rung.tokens, 1.0) for rung in kept])
+        check_runs([Measured(rung.params, rung.tokens, 1.0) for rung in rungs])
     except ValueError as error:
         raise ConfigError(
             f"no law can be fitted to this ladder: {error}. Add --widths or --ratios (runs of few steps are left out)"
         ) from error
-    _warn_of_depth(kept, larger)
-    return kept, larger
+    _warn_of_depth(rungs, larger)
+    return rungs, larger
+
+
+def _pairs(held_out: str) -> list[tuple[int, float]]:
+    found = [part.split(":") for part in held_out.split(",") if part]
+    if any(len(pair) != 2 for pair in found):
+        raise ValueError(f"--held-out {held_out}: expected a width and the tokens a parameter, as in 128:8 or 128:8,192:8")
+    return [(int(width), float(ratio)) for width, ratio in found]
 
 
 def _warn_of_depth(rungs: Sequence["Rung"], larger: Sequence["Rung"]) -> None:
@@ -125,7 +133,8 @@ def _warn_of_depth(rungs: Sequence["Rung"], larger: Sequence["Rung"]) -> None:
     for run in larger:
         if run.config["model"]["depth"] not in fitted:
             log.warning(
-                "the held-out model has %d layers, those of the fit %s: the law may miss it by several per cent (docs/ladder.md)",
+                "the held-out model has %d layers, those of the fit %s: the law may miss it by several per cent (docs/ladder.md); "
+                "--layers gives all the same",
                 run.config["model"]["depth"],
                 " and ".join(map(str, sorted(fitted))),
             )

@@ -9,6 +9,7 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from bloomery.cli.main import app
+from bloomery.cli.running import default_workers
 from bloomery.core.files import write_json, write_jsonl
 from bloomery.model.config import ModelShape, count_params, make_model_config
 from bloomery.pipeline.derive import toml_value
@@ -71,6 +72,26 @@ def test_the_written_recipe_is_valid_keeps_what_the_data_needs_and_the_settings_
     config = nodes["w48_r5"].config.model_dump()
     assert (config["z_loss"], config["num_validations"], config["model"]["dim"], config["seed"]) == (1e-4, 1, 48, 3)
     assert nodes["law"].config.model_dump()["num_held_out"] == 1
+
+
+def test_the_ladder_works_where_the_recipe_says_or_with_a_worker_for_each_core(recipe, tmp_path, monkeypatch):
+    class Seen(Exception):
+        """The run would begin."""
+
+    def see(plan, _, *, workers, **__):
+        raise Seen(plan.recipe.cluster.kind, workers)
+
+    monkeypatch.setattr("bloomery.pipeline.run.run_plan", see)
+    given = (recipe, "--widths", "16,32,48", "--ratios", "9,12", "--store", tmp_path / "runs", "--out", tmp_path / "l.toml")
+    for options, expected in [
+        ((), ("local", default_workers())),
+        (("--workers", 3), ("local", 3)),
+        (("--set", "cluster.kind=ray", "--set", "cluster.address=auto"), ("ray", 0)),
+        (("--set", "cluster.workers=5"), ("local", 5)),
+    ]:
+        with pytest.raises(Seen) as seen:
+            run(*given, *options)
+        assert seen.value.args == expected
 
 
 def test_at_the_end_stands_the_law_and_how_far_it_missed(recipe, tmp_path, monkeypatch):

@@ -59,3 +59,13 @@ def test_the_stage_that_evaluates_calls_models_by_their_ids_and_takes_folders_wi
     node = load_recipe(write_recipe(tmp_path / "out.toml", name="out", seed=0, comment="made", stages=stages)).nodes["scores"]
     assert node.inputs == {"models": ("a", "b"), "data": ("file:rows", "file:more")}
     assert (node.config.names, node.config.baseline, node.config.tasks, node.config.limit) == (["a", "b"], "a", ["copa"], 9)
+
+
+def test_the_recipe_that_is_made_finds_its_workers_where_the_one_it_comes_from_does(recipe, tmp_path):
+    recipe.write_text(RECIPE + '[cluster]\nkind = "ray"\naddress = "auto"\nworkers = 3\n')
+    raw = read_tables(recipe)
+    made = write_recipe(tmp_path / "out.toml", name="out", seed=0, comment="made", stages=raw["stages"], cluster=raw["cluster"])
+    assert load_recipe(made).cluster == load_recipe(recipe).cluster != load_recipe(made, overrides=["cluster.workers=0"]).cluster
+    made = write_recipe(tmp_path / "out.toml", name="out", seed=0, comment="made", stages=raw["stages"], cluster={"knd": "ray"})
+    with pytest.raises(ConfigError, match=r'cluster\.knd: unknown setting; did you mean "kind"'):
+        load_recipe(made)

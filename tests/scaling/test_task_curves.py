@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from bloomery.scaling.task_curves import Figures, correlate, early_fraction, find_trend, stack_rows
+from bloomery.scaling.task_curves import Figures, correlate, early_fraction, find_jump, find_trend, stack_rows
 
 LOSSES = list(np.linspace(5.0, 3.0, 9))
 NAMES = [f"m{i}" for i in range(len(LOSSES))]
@@ -69,6 +69,32 @@ def test_a_rise_at_every_size_is_no_emergence():
     figures = planted("threshold")
     trend = trend_of(Figures(np.clip(figures.accuracy_MR + 0.5, 0, 1) > 0.4, figures.bits_MR, None))
     assert trend.leaves_chance_at == 0 and "nothing emerges" in trend.sentence
+
+
+def test_a_likelihood_that_jumps_itself_is_not_called_steady():
+    smooth = planted("threshold")
+    bits_MR = smooth.bits_MR.copy()
+    bits_MR[6:] -= 4.0
+    trend = trend_of(smooth._replace(bits_MR=bits_MR))
+    assert trend.bits.low > 0.9 and trend.jump.at == 6 and trend.jump.loss_share == pytest.approx(1 / 8)
+    share = (bits_MR[5].mean() - bits_MR[6].mean()) / (bits_MR[0].mean() - bits_MR[-1].mean())
+    assert trend.jump.share.value == pytest.approx(share) and trend.jump.share.low < share < trend.jump.share.high
+    assert "but jumps: 71 [70, 71] % of its gain lies between m5 and m6, as 12 % of the fall of the loss." in trend.sentence
+    assert "It also gains on the wrong answers" in trend.sentence and "steadily" not in trend.sentence
+    assert trend.record()["jump"]["at"] == 6 and trend_of(smooth).record()["jump"] is None
+
+
+def test_a_step_that_the_loss_makes_too_or_that_hangs_on_few_rows_is_no_jump():
+    means = [4.0, 3.9, 3.8, 2.0, 1.9]
+    bits_MR = np.array(means)[:, None] + np.random.default_rng(0).normal(0, 0.1, (5, 200))
+    assert find_jump(bits_MR, [5.0, 4.9, 4.8, 3.0, 2.9], seed=0) is None  # the loss falls by as much there
+    assert find_jump(bits_MR, [5.0, 4.9, 4.8, 4.7, 4.6], seed=0).at == 3
+    assert find_jump(bits_MR, [5.0] * 5, seed=0) is None
+    few_MR = np.array([4.0, 3.9, 3.8, 3.79, 3.7])[:, None] * np.ones((1, 200))
+    few_MR[3:, :2] -= 60  # two rows of 200 make two thirds of the whole
+    assert few_MR.mean(axis=1)[2] - few_MR.mean(axis=1)[3] > 0.6 * (few_MR.mean(axis=1)[0] - few_MR.mean(axis=1)[4])
+    assert find_jump(few_MR, [5.0, 4.9, 4.8, 4.7, 4.6], seed=0) is None
+    assert find_jump(bits_MR[::-1], [5.0, 4.9, 4.8, 4.7, 4.6], seed=0) is None  # nothing is gained
 
 
 def test_the_rank_correlation_is_scipys():

@@ -1,13 +1,13 @@
 """bloomery ablate: one model on several kinds of data, and what can be said of their differences."""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any  # Any: JSON records
 
 import typer
 
 from bloomery.cli.display import Debug, Json, print_json, print_table, print_text, session
-from bloomery.cli.models import DEFAULT_STORE, StoreOption
+from bloomery.cli.options import DEFAULT_STORE, StoreOption, WorkersOption
+from bloomery.cli.running import run_recipe
 
 if TYPE_CHECKING:
     from bloomery.pipeline.ablation import Derived, Experiment
@@ -26,7 +26,7 @@ def ablate(
         list[str] | None, typer.Option("--set", help="Override a setting, for all arms.", metavar="ID.KEY=VALUE|ablation.KEY=VALUE")
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Where the recipe of all arms goes.", metavar="FILE")] = None,
-    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes for data stages.")] = 1,
+    workers: WorkersOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Write the recipe, list its stages by arm and stop.")] = False,
     store: StoreOption = DEFAULT_STORE,
     as_json: Json = False,
@@ -47,6 +47,7 @@ def ablate(
             name=name,
             seed=int(raw.get("seed", 0)),
             seeds=derived.seeds,
+            cluster=raw.get("cluster"),
             comment=f"The arms of {source.name}, as `bloomery ablate` made them: change them there, or here.",
             stages=derived.stages,
         )
@@ -73,19 +74,15 @@ def _show_plan(path: Path, asked: "Experiment", derived: "Derived", *, as_json: 
     print_text(f"The recipe is {path}: the same command without --dry-run, or `bloomery run {path}`, runs it.")
 
 
-def _run(path: Path, store: Path, *, workers: int, as_json: bool) -> None:
+def _run(path: Path, store: Path, *, workers: int | None, as_json: bool) -> None:
     from bloomery.core.artifact import Store
     from bloomery.core.files import read_json
     from bloomery.pipeline.ablation import REPORT
-    from bloomery.pipeline.plan import make_plan
-    from bloomery.pipeline.recipe import load_recipe
     from bloomery.pipeline.report import write_report
-    from bloomery.pipeline.run import run_plan
 
-    artifacts = Store(store)
-    result = run_plan(make_plan(load_recipe(path), artifacts), artifacts, workers=workers, command=["bloomery", *sys.argv[1:]])
+    result = run_recipe(path, store, workers=workers)
     if result.made or not (result.folder / "report.html").is_file():
-        write_report(artifacts, result.folder)
+        write_report(Store(store), result.folder)
     page = result.folder / REPORT / "ablation.html"
     report = read_json(page.with_suffix(".json"))
     if as_json:

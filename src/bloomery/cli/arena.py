@@ -14,7 +14,7 @@ import typer
 
 from bloomery.cli.display import Debug, Json, print_json, print_table, print_text, session, write_now
 from bloomery.cli.evaluation import distinct_names
-from bloomery.cli.models import DEFAULT_STORE, StoreOption
+from bloomery.cli.options import DEFAULT_STORE, StoreOption
 
 if TYPE_CHECKING:
     from bloomery.evaluate.arena import Judge

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any  # Any: values of a JSON object
 import typer
 
 from bloomery.cli.display import Debug, Json, print_json, print_text, session
-from bloomery.cli.models import DEFAULT_STORE, StoreOption
+from bloomery.cli.options import DEFAULT_STORE, StoreOption
 
 if TYPE_CHECKING:
     from bloomery.diagnosis.finding import Finding

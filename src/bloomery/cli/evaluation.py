@@ -9,7 +9,7 @@ from typing import Annotated, Any  # Any: JSON records
 import typer
 
 from bloomery.cli.display import Debug, Json, print_json, print_scores, print_table, print_text, session
-from bloomery.cli.models import DEFAULT_STORE, NodeOption, SetOption, StoreOption
+from bloomery.cli.options import DEFAULT_STORE, NodeOption, StageSetOption, StoreOption
 
 EVALUATE_EXAMPLES = (
     "Examples:\n\n    bloomery evaluate quickstart --tasks core --data benchmarks\n\n"
@@ -44,7 +44,7 @@ def evaluate(
     baseline: Annotated[str | None, typer.Option("--baseline", help="Whom win rates are against; default the first.", metavar="N")] = None,
     node: NodeOption = None,
     list_tasks: Annotated[bool, typer.Option("--list", help="Show all benchmarks and collections, and leave.")] = False,
-    settings: SetOption = None,
+    settings: StageSetOption = None,
     store: StoreOption = DEFAULT_STORE,
     as_json: Json = False,
     debug: Debug = False,

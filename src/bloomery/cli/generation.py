@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from bloomery.cli.display import Debug, Json, format_seconds, print_json, print_text, session
-from bloomery.cli.models import DEFAULT_STORE, ModelArgument, NodeOption, StoreOption
+from bloomery.cli.options import DEFAULT_STORE, ModelArgument, NodeOption, StoreOption
 
 GENERATE_EXAMPLES = (
     "Examples:\n\n    bloomery generate quickstart --prompts prompts.jsonl --out answers.jsonl\n\n"

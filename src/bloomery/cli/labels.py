@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal  # Any: a row of JSON
 import typer
 
 from bloomery.cli.display import Debug, Json, print_json, print_table, print_text, session
-from bloomery.cli.models import DEFAULT_STORE, StoreOption
+from bloomery.cli.options import DEFAULT_STORE, StoreOption
 from bloomery.cli.web import LABELS_OPTION
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """bloomery ladder: a family of small models on the data of a recipe, the law of their losses, and how far it misses a larger one."""
 
+import functools
 import logging
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any  # Any: tables of a recipe
@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any  # Any: tables of a recipe
 import typer
 
 from bloomery.cli.display import Debug, Json, print_json, print_table, print_text, session
-from bloomery.cli.models import DEFAULT_STORE, StoreOption
+from bloomery.cli.options import DEFAULT_STORE, RecipeSetOption, StoreOption, WorkersOption
+from bloomery.cli.running import run_recipe
 
 if TYPE_CHECKING:
     from bloomery.scaling.ladder import Rung
@@ -39,12 +40,12 @@ def ladder(
     data: Annotated[list[str] | None, typer.Option("--data", help="A folder of benchmarks' rows.", metavar="DIR")] = None,
     limit: Annotated[int, typer.Option("--limit", min=0, help="Rows of each benchmark; 0 = all.", metavar="N")] = 0,
     shots: Annotated[int, typer.Option("--shots", min=-1, help="Examples shown; -1 = the benchmark's own number.", metavar="N")] = -1,
-    overrides: Annotated[list[str] | None, typer.Option("--set", help="Override a setting of the recipe.", metavar="ID.KEY=VALUE")] = None,
+    overrides: RecipeSetOption = None,
     stage: Annotated[
         str | None, typer.Option("--stage", help="Which `pretrain` of the recipe (default: the only one).", metavar="ID")
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Where the recipe of the ladder goes.", metavar="FILE")] = None,
-    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes for data stages.")] = 1,
+    workers: WorkersOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Write the recipe, list its runs and stop.")] = False,
     store: StoreOption = DEFAULT_STORE,
     as_json: Json = False,
@@ -73,7 +74,8 @@ def ladder(
         name = f"ladder-{source.stem}"
         comment = f"The ladder of `{base}` of {source.name}, as `bloomery ladder` made it: change it there, or here."
         stages = {**upstream, **runs, **scores, "law": law}
-        path = write_recipe(out or Path(f"{name}.toml"), name=name, seed=int(raw.get("seed", 0)), comment=comment, stages=stages)
+        write = functools.partial(write_recipe, out or Path(f"{name}.toml"), name=name, cluster=raw.get("cluster"))
+        path = write(seed=int(raw.get("seed", 0)), comment=comment, stages=stages)
         if dry_run:
             rows = [[r.name, f"{r.params / 1e6:.3f} M", f"{r.tokens / 1e6:.2f} M", f"{r.flops:.2e}"] for r in [*rungs, *larger]]
             if as_json:
@@ -158,17 +160,13 @@ def _vocab_size(upstream: dict[str, Any]) -> int:
     return int(tables[-1].get("config", {}).get("vocab_size", TrainTokenizerConfig().vocab_size))
 
 
-def _run(path: Path, store: Path, *, workers: int, as_json: bool) -> None:
+def _run(path: Path, store: Path, *, workers: int | None, as_json: bool) -> None:
     from bloomery.core.artifact import Store
     from bloomery.core.files import read_json
-    from bloomery.pipeline.plan import make_plan
-    from bloomery.pipeline.recipe import load_recipe
     from bloomery.pipeline.report import write_report
-    from bloomery.pipeline.run import run_plan
 
-    artifacts = Store(store)
-    result = run_plan(make_plan(load_recipe(path), artifacts), artifacts, workers=workers, command=["bloomery", *sys.argv[1:]])
-    write_report(artifacts, result.folder)
+    result = run_recipe(path, store, workers=workers)
+    write_report(Store(store), result.folder)
     law = result.folder / "law"
     report = read_json(law / "ladder.json")
     if as_json:

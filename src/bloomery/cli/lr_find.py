@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any  # Any: a trial is given whatev
 import typer
 
 from bloomery.cli.display import Debug, Json, print_json, print_table, print_text, session
-from bloomery.cli.models import DEFAULT_STORE, SetOption, StoreOption
+from bloomery.cli.options import DEFAULT_STORE, RecipeSetOption, StoreOption
 
 if TYPE_CHECKING:
     from bloomery.train.range_test import Sweep
@@ -27,7 +27,7 @@ def lr_find(
     highest: Annotated[float | None, typer.Option("--to", min=0.0, help="Last rate (default: a thousand times the recipe's).")] = None,
     steps: Annotated[int, typer.Option("--steps", min=20, help="Steps from one to the other.")] = 120,
     plot: Annotated[Path | None, typer.Option("--plot", help="Draw the sweep (default: lr-find-ID.png here).", metavar="FILE.png")] = None,
-    overrides: SetOption = None,
+    overrides: RecipeSetOption = None,
     store: StoreOption = DEFAULT_STORE,
     as_json: Json = False,
     debug: Debug = False,

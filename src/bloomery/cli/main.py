@@ -48,10 +48,11 @@ from bloomery.cli.display import (
     print_text,
     session,
 )
+from bloomery.cli.options import DEFAULT_STORE, ClusterOption, RecipeSetOption, RunArgument, StoreOption, WorkersOption
+from bloomery.cli.running import choose_workers, default_workers
 
 if TYPE_CHECKING:
     from bloomery.core.artifact import Store
-    from bloomery.core.stage import Cluster
     from bloomery.pipeline.plan import Plan
 
 app = typer.Typer(
@@ -63,21 +64,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-StoreOption = Annotated[Path, typer.Option("--store", help="The folder that holds artifacts and runs.", metavar="DIR")]
-SetOption = Annotated[list[str] | None, typer.Option("--set", help="Override a setting of the recipe.", metavar="ID.KEY=VALUE")]
-RunArgument = Annotated[str, typer.Argument(help="A run's folder, or its name in the store.", metavar="RUN")]
-WorkersOption = Annotated[int | None, typer.Option("--workers", min=1, help="Worker processes for data stages (default: one a core).")]
-ClusterOption = Annotated[
-    str | None, typer.Option("--cluster", help="Where data stages work: local, ray (started here) or ray:ADDRESS.", metavar="KIND")
-]
-
-DEFAULT_STORE = Path("runs")
-
-
-def default_workers() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # not on macOS
-
 
 @app.command(
     epilog="Examples:\n\n    bloomery run quickstart\n\n    bloomery run my.toml --set filtered.thresholds.too_few_words=40 --dry-run\n\n"
@@ -86,7 +72,7 @@ def default_workers() -> int:
 def run(
     recipe: Annotated[str, typer.Argument(help="A recipe file, or the name of a shipped one.", metavar="RECIPE")],
     store: StoreOption = DEFAULT_STORE,
-    overrides: SetOption = None,
+    overrides: RecipeSetOption = None,
     only: Annotated[str | None, typer.Option("--only", help="Run just this stage; its inputs must be done.", metavar="ID")] = None,
     rebuild: Annotated[
         list[str] | None, typer.Option("--rebuild", help="Make this stage, and all that depends on it, again.", metavar="ID")
@@ -120,7 +106,7 @@ def run(
         if dry_run:
             _show_plan(plan, artifacts, as_json=as_json)
             return
-        workers = _choose_workers(workers, plan.recipe.cluster)
+        workers = choose_workers(workers, plan.recipe.cluster)
         result = run_plan(plan, artifacts, workers=workers, command=["bloomery", *sys.argv[1:]])
         if result.made or not (result.folder / "report.html").is_file():
             from bloomery.pipeline.report import write_report
@@ -157,7 +143,7 @@ def why(
     run: Annotated[str, typer.Argument(help="A run's folder or name, or a recipe.", metavar="RUN")],
     stage_id: Annotated[str | None, typer.Argument(help="Only this stage, with every difference.", metavar="[ID]")] = None,
     store: StoreOption = DEFAULT_STORE,
-    overrides: SetOption = None,
+    overrides: RecipeSetOption = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Seed, as for `run`.")] = None,
     as_json: Json = False,
     debug: Debug = False,
@@ -228,7 +214,7 @@ def stage(
             inputs=parse_inputs(inputs or ()),
             settings=parse_settings(settings or ()),
             out=out,
-            workers=_choose_workers(workers, place),
+            workers=choose_workers(workers, place),
             devices=devices,
             launch_settings=parse_settings(launch or (), flag="--launch"),
             cluster=place,
@@ -288,12 +274,6 @@ def _start_early(workers: int | None, cluster: str | None) -> None:
         from bloomery.core.pool import start_fork_server
 
         start_fork_server()
-
-
-def _choose_workers(option: int | None, cluster: "Cluster") -> int:
-    """Workers of a run: the option's, the recipe's, or one a core; 0 leaves it to a Ray cluster that stands elsewhere."""
-    elsewhere = cluster.kind == "ray" and cluster.address != "local"
-    return option or cluster.workers or (0 if elsewhere else default_workers())
 
 
 def _show_plan(plan: "Plan", store: "Store", *, as_json: bool, only: str | None = None) -> None:

@@ -1,7 +1,6 @@
 """bloomery mix: small runs on many mixtures of a recipe's sources, the law of their losses, its error, and the proportions it suggests."""
 
 import functools
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple  # Any: tables of a recipe
@@ -9,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple  # Any: tables of a
 import typer
 
 from bloomery.cli.display import Debug, Json, print_json, print_table, print_text, session
-from bloomery.cli.models import DEFAULT_STORE, StoreOption
+from bloomery.cli.options import DEFAULT_STORE, RecipeSetOption, StoreOption, WorkersOption
+from bloomery.cli.running import run_recipe
 
 if TYPE_CHECKING:
     from bloomery.pipeline.plan import Plan
-    from bloomery.pipeline.run import RunResult
     from bloomery.scaling.mixture_plan import MixturePlan
 
 MIX_EXAMPLES = (
@@ -64,11 +63,9 @@ def mix(
     ] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Of the mixtures and the runs (default: the recipe's).")] = None,
     check: Annotated[bool, typer.Option("--check/--no-check", help="Also run the suggested mixture.")] = True,
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="Override a setting of the recipe first.", metavar="ID.KEY=VALUE")
-    ] = None,
+    overrides: RecipeSetOption = None,
     out: Annotated[Path | None, typer.Option("--out", help="Where the recipe of the runs goes.", metavar="FILE")] = None,
-    workers: Annotated[int, typer.Option("--workers", min=1, help="Processes for data stages.")] = 1,
+    workers: WorkersOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Write the recipe, list its runs and stop.")] = False,
     store: StoreOption = DEFAULT_STORE,
     as_json: Json = False,
@@ -87,7 +84,8 @@ def mix(
         upstream = keep_upstream(raw, base.name)
         path = out or Path(f"mixture-{source.stem}.toml")
         comment = f"Small runs on mixtures of the sources of `{base.name}` of {source.name}, as `bloomery mix` made them."
-        write = functools.partial(write_recipe, path, name=f"mixture-{source.stem}", seed=base.seed, comment=comment)
+        name, cluster = f"mixture-{source.stem}", raw.get("cluster")
+        write = functools.partial(write_recipe, path, name=name, seed=base.seed, cluster=cluster, comment=comment)
         write(stages=upstream)  # the mixtures are drawn around the sizes of the sources, so these come first
         if (sizes := _read_sizes(base, path, store, upstream, run=not dry_run, workers=workers)) is None:
             _tell_of_sources(path, as_json=as_json)
@@ -99,13 +97,13 @@ def mix(
         if dry_run:
             _show_runs(path, base.names, plan, seeds, as_json=as_json)
             return
-        result = _run(path, store, workers=workers)
+        result = run_recipe(path, store, workers=workers)
         page, made = result.folder / "law", bool(result.made)
         if check:
             checks = _check_runs(base, page, runs["natural"], seeds)
             checked = {**law, "inputs": {**inputs, "checks": list(checks)}}
             write(stages={**upstream, **runs, "law": law, **checks, "checked": checked})
-            result = _run(path, store, workers=workers)
+            result = run_recipe(path, store, workers=workers)
             page, made = result.folder / "checked", made or bool(result.made)
         if made or not (result.folder / "report.html").is_file():
             _write_report(store, result.folder)
@@ -172,14 +170,14 @@ def _check_counts(proxies: int, held_out: int, num_sources: int) -> None:
         )
 
 
-def _read_sizes(base: _Base, path: Path, store: Path, upstream: Mapping[str, Any], *, run: bool, workers: int) -> _Sizes | None:
+def _read_sizes(base: _Base, path: Path, store: Path, upstream: Mapping[str, Any], *, run: bool, workers: int | None) -> _Sizes | None:
     """Tokens of each source, which are made first if `run`; None if they are not there."""
     from bloomery.core.artifact import Store
     from bloomery.core.errors import ConfigError
     from bloomery.core.files import read_json
 
     if run:
-        _run(path, store, workers=workers)
+        run_recipe(path, store, workers=workers)
     elif not _load_plan(path, store).is_done:
         return None
     strange = [source for source in base.sources if source not in upstream]
@@ -267,14 +265,6 @@ def _load_plan(path: Path, store: Path) -> "Plan":
     from bloomery.pipeline.recipe import load_recipe
 
     return make_plan(load_recipe(path), Store(store))
-
-
-def _run(path: Path, store: Path, *, workers: int) -> "RunResult":
-    """Runs what is not done of the recipe."""
-    from bloomery.core.artifact import Store
-    from bloomery.pipeline.run import run_plan
-
-    return run_plan(_load_plan(path, store), Store(store), workers=workers, command=["bloomery", *sys.argv[1:]])
 
 
 def _write_report(store: Path, folder: Path) -> None:

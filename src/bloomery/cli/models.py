@@ -8,18 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any  # Any: rows for a table
 import typer
 
 from bloomery.cli.display import Debug, Json, format_bytes, print_json, print_table, print_text, session, write_now
+from bloomery.cli.options import DEFAULT_STORE, ModelArgument, NodeOption, StageSetOption, StoreOption
 
 if TYPE_CHECKING:
     from bloomery.core.artifact import Artifact
-
-ModelArgument = Annotated[str, typer.Argument(help="A run, a checkpoint or a Hugging Face folder.", metavar="RUN|MODEL")]
-NodeOption = Annotated[
-    str | None, typer.Option("--model", help="Which model of a run (default: the exported, else the last).", metavar="ID")
-]
-StoreOption = Annotated[Path, typer.Option("--store", help="The folder that holds artifacts and runs.", metavar="DIR")]
-SetOption = Annotated[list[str] | None, typer.Option("--set", help="A setting of the stage.", metavar="KEY=VALUE")]
-
-DEFAULT_STORE = Path("runs")
 
 CHAT_EXAMPLES = (
     "Examples:\n\n    bloomery chat runs/quickstart\n\n    bloomery chat quickstart --model sft --prompt 'What is 3 + 4?'\n\n"
@@ -80,7 +72,7 @@ def export(
     dtype: Annotated[str, typer.Option("--dtype", help="keep, fp32, bf16, fp16; for gguf also q8_0.")] = "keep",
     licence: Annotated[str, typer.Option("--licence", help='Of the weights, as in "apache-2.0": goes into the model card.')] = "",
     node: NodeOption = None,
-    settings: SetOption = None,
+    settings: StageSetOption = None,
     store: StoreOption = DEFAULT_STORE,
     as_json: Json = False,
     debug: Debug = False,

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from bloomery.cli.display import Debug, Json, print_json, print_text, session
-from bloomery.cli.models import DEFAULT_STORE, ModelArgument, NodeOption, StoreOption
+from bloomery.cli.options import DEFAULT_STORE, ModelArgument, NodeOption, StoreOption
 
 SCORE_EXAMPLES = (
     "Examples:\n\n    bloomery score my_run pairs.jsonl\n\n    bloomery score my_run --model reward pairs.jsonl.gz --out scored.jsonl\n\n"

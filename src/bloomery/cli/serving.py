@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from bloomery.cli.display import Debug, Json, print_json, print_text, session
-from bloomery.cli.models import DEFAULT_STORE, ModelArgument, NodeOption, StoreOption
+from bloomery.cli.options import DEFAULT_STORE, ModelArgument, NodeOption, StoreOption
 
 SERVE_EXAMPLES = (
     "Examples:\n\n    bloomery serve quickstart\n\n    bloomery serve path/to/huggingface_folder --port 9000 --name my-model\n\n"

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from bloomery.cli.display import Debug, Json, print_json, print_text, session
-from bloomery.cli.models import DEFAULT_STORE, StoreOption
+from bloomery.cli.options import DEFAULT_STORE, StoreOption
 
 LABELS_OPTION = typer.Option(
     "--labels",

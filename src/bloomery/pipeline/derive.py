@@ -59,10 +59,20 @@ def evaluate_table(models: Sequence[str], *, tasks: Sequence[str], data: Sequenc
     return {"stage": "evaluate", "inputs": inputs, "config": config}
 
 
-def write_recipe(path: Path, *, name: str, seed: int, comment: str, stages: Mapping[str, Table], seeds: Sequence[int] = ()) -> Path:
+def write_recipe(
+    path: Path,
+    *,
+    name: str,
+    seed: int,
+    comment: str,
+    stages: Mapping[str, Table],
+    seeds: Sequence[int] = (),
+    cluster: object = None,  # unchecked, as `read_tables` gives it: reading the recipe tells of mistakes
+) -> Path:
     """Writes a recipe; equal tables give equal bytes. `seeds` are those of entries that are `per_seed`."""
     lines = [*(f"# {line}" for line in comment.splitlines()), f"name = {json.dumps(name)}", f"seed = {seed}"]
     lines += [f"seeds = {list(seeds)}"] if seeds else []
+    lines += [f"cluster = {toml_value(cluster)}"] if cluster else []
     for node_id, table in stages.items():
         lines += ["", f"[stages.{node_id}]", *(f"{key} = {toml_value(value)}" for key, value in table.items())]
     write_text(path, "\n".join(lines) + "\n")

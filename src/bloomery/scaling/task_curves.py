@@ -4,6 +4,8 @@ Accuracy counts a row when the right answer wins; the log-likelihood of the righ
 improves steadily and the first jumps, the jump is the metric's (Schaeffer et al. 2023, arXiv:2304.15004). With choices there is a third
 figure, the right answer against the others: a better model of the language makes wrong answers likelier, too.
 
+The log-likelihood can jump itself: then most of its gain lies between two models whose losses are not that far apart.
+
 Order and steadiness are Spearman's rank correlation with the validation loss, its interval a bootstrap over rows, the same rows for all
 models. Shapes: M models, R rows of a benchmark, S resamples.
 """
@@ -22,6 +24,8 @@ STEADY = 0.5
 """A rank correlation whose interval lies above this is called steady."""
 EARLY_FRACTION = 0.25
 """Of its whole gain, what a log-likelihood has to have made before accuracy leaves chance for the jump to be called the metric's."""
+JUMP_FRACTION = 0.5
+"""A step between neighbours that makes more of a log-likelihood's whole gain, and twice its share of the fall of the loss, is a jump."""
 
 Vector = npt.NDArray[np.float64]
 
@@ -37,6 +41,15 @@ class Figures(NamedTuple):
     nats_MR: Vector | None
 
 
+class Jump(NamedTuple):
+    """One step of falling loss that makes most of a log-likelihood's gain: `share` of it, over `loss_share` of the loss's whole fall."""
+
+    at: int
+    """The place of the model behind the step."""
+    share: Range
+    loss_share: float
+
+
 class Trend(NamedTuple):
     """How a benchmark goes with the loss: rank correlations (1 = better wherever the loss is lower), and what follows, in words."""
 
@@ -45,13 +58,15 @@ class Trend(NamedTuple):
     nats: Range | None
     leaves_chance_at: int | None
     """The place, by falling loss, from which on every model's accuracy is above chance; None if the best one's is not."""
+    jump: Jump | None
     sentence: str
 
     def record(self) -> dict[str, Any]:
         """The trend as ladder.json holds it."""
         ranges = {name: getattr(self, name) for name in ("accuracy", "bits", "nats")}
         told = {name: one and one._asdict() for name, one in ranges.items()}
-        return {"rank_correlation": told, "leaves_chance_at": self.leaves_chance_at, "sentence": self.sentence}
+        jump = self.jump and {**self.jump._asdict(), "share": self.jump.share._asdict()}
+        return {"rank_correlation": told, "leaves_chance_at": self.leaves_chance_at, "jump": jump, "sentence": self.sentence}
 
 
 def find_trend(
@@ -69,7 +84,8 @@ def find_trend(
     bits, nats = (None if one is None else correlate(-one, losses, seed=seed) for one in (figures.bits_MR, figures.nats_MR))
     above = [low > chance for low in lows]
     at = next((place for place in range(len(above)) if all(above[place:])), None)
-    return Trend(accuracy, bits, nats, at, _sentence(figures, accuracy, bits, nats, at, names))
+    jump = None if figures.bits_MR is None else find_jump(figures.bits_MR, losses, seed=seed)
+    return Trend(accuracy, bits, nats, at, jump, _sentence(figures, accuracy, bits, nats, at, jump, names))
 
 
 def correlate(better_MR: Vector, losses: Sequence[float], *, seed: int) -> Range:
@@ -77,16 +93,38 @@ def correlate(better_MR: Vector, losses: Sequence[float], *, seed: int) -> Range
 
     Equal means share a rank; where all are equal it is 0.
     """
-    num_rows = better_MR.shape[1]
-    rng = np.random.default_rng([seed, num_rows])
-    count_SR = rng.multinomial(num_rows, np.full(num_rows, 1 / num_rows), size=NUM_RESAMPLES)
-    mean_SM = np.concatenate([better_MR.mean(axis=1)[None], count_SR @ better_MR.T / num_rows])
-    rank_SM = rankdata(np.round(mean_SM, 12), axis=1)
+    rank_SM = rankdata(np.round(_resample_means(better_MR, seed), 12), axis=1)
     rank_SM -= rank_SM.mean(axis=1, keepdims=True)
     goal_M = rankdata(-np.asarray(losses))
     goal_M -= goal_M.mean()
     length_S = np.sqrt((rank_SM**2).sum(axis=1) * (goal_M**2).sum())
     value_S = np.divide(rank_SM @ goal_M, length_S, out=np.zeros(len(length_S)), where=length_S > 0)
+    return _range(value_S)
+
+
+def find_jump(bits_MR: Vector, losses: Sequence[float], *, seed: int) -> Jump | None:
+    """The step between neighbours that makes most of the gain of the models' means, if the lower end of its share (over rows) says so."""
+    mean_SM = _resample_means(bits_MR, seed)
+    whole_S = mean_SM[:, 0] - mean_SM[:, -1]
+    if (whole_S <= 0).any() or losses[0] == losses[-1]:
+        return None
+    share_SM = (mean_SM[:, :-1] - mean_SM[:, 1:]) / whole_S[:, None]
+    step = int(share_SM[0].argmax())
+    share = _range(share_SM[:, step])
+    loss_share = (losses[step] - losses[step + 1]) / (losses[0] - losses[-1])
+    return Jump(step + 1, share, loss_share) if share.low > max(JUMP_FRACTION, 2 * loss_share) else None
+
+
+def _resample_means(value_MR: Vector, seed: int) -> Vector:
+    """The models' means over rows, and below them those of rows drawn with replacement: (1 + S, M)."""
+    num_rows = value_MR.shape[1]
+    rng = np.random.default_rng([seed, num_rows])
+    count_SR = rng.multinomial(num_rows, np.full(num_rows, 1 / num_rows), size=NUM_RESAMPLES)
+    return np.concatenate([value_MR.mean(axis=1)[None], count_SR @ value_MR.T / num_rows])
+
+
+def _range(value_S: Vector) -> Range:
+    """The first value, with the middle 95 % of the others."""
     low, high = np.quantile(value_S[1:], [0.025, 0.975])
     return Range(float(value_S[0]), float(low), float(high))
 
@@ -98,7 +136,9 @@ def early_fraction(bits_MR: Vector, place: int) -> float:
     return float((mean_M[0] - mean_M[place - 1]) / whole) if whole > 0 and place > 0 else 0.0
 
 
-def _sentence(figures: Figures, accuracy: Range, bits: Range | None, nats: Range | None, at: int | None, names: Sequence[str]) -> str:
+def _sentence(
+    figures: Figures, accuracy: Range, bits: Range | None, nats: Range | None, at: int | None, jump: Jump | None, names: Sequence[str]
+) -> str:
     if bits is None or figures.bits_MR is None:
         where = "at chance" if at is None else f"above chance from {names[at]} on"
         return f"Accuracy is {where} ({_told(accuracy)}). Answers are generated: there is no log-likelihood to compare with."
@@ -106,6 +146,14 @@ def _sentence(figures: Figures, accuracy: Range, bits: Range | None, nats: Range
         if at is None:
             return f"Nothing moves yet: accuracy is at chance, and the log-likelihood does not follow the loss ({_told(bits)})."
         return f"Accuracy is above chance from {names[at]} on, but the log-likelihood does not follow the loss ({_told(bits)})."
+    if jump is not None:
+        share, low, high = (f"{100 * value:.0f}" for value in jump.share)
+        return (
+            f"Accuracy is {'at chance for the best model' if at is None else f'above chance from {names[at]} on'}; the log-likelihood of "
+            f"the right answer follows the loss ({_told(bits)}), but jumps: {share} [{low}, {high}] % of its gain lies between "
+            f"{names[jump.at - 1]} and {names[jump.at]}, as {100 * jump.loss_share:.0f} % of the fall of the loss. "
+            f"So it is not the metric that makes the jump. {_what_is_under_way(nats) if nats else ''}"
+        ).strip()
     steady = f"the log-likelihood of the right answer improves steadily ({_told(bits)})"
     if at is None:
         return f"Accuracy is at chance for the best model, while {steady}. {_what_is_under_way(nats)}"

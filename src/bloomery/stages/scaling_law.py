@@ -238,5 +238,5 @@ STAGE = Stage(
     run=scaling_law,
     inputs={"models": Slot("checkpoint", many=True), "scores": Slot("scores", optional=True)},
     output="scaling_law",
-    version=2,
+    version=3,
 )

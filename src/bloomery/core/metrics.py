@@ -23,8 +23,8 @@ log = logging.getLogger(__name__)
 
 PLAIN_LINE_SECONDS = 10.0
 """How often progress is said when stderr is not a terminal."""
-PROGRESS_FILE_SECONDS = 2.0
-"""How often it is written down, for those who look from elsewhere."""
+NOTE_SECONDS = 2.0
+"""How often it is noted, for the speed and for those who look from elsewhere."""
 SPEED_POINTS = 16
 """So many of these times give the speed."""
 
@@ -70,31 +70,35 @@ class Bar:
     def __init__(self, label: str, total: int, unit: str, bar: Progress | None, file: Path | None = None) -> None:
         self._label, self._total, self._unit, self._bar, self._file = label, total, unit, bar, file
         self._task = bar.add_task(label, total=total, note=unit) if bar else None
-        self._done, self._started, self._said = 0, time.monotonic(), time.monotonic()
-        self._written = -PROGRESS_FILE_SECONDS
+        self._done, self._said = 0, time.monotonic()
+        self._noted = -NOTE_SECONDS
         self._points: deque[tuple[float, int]] = deque(maxlen=SPEED_POINTS)
 
     def advance(self, count: int = 1, note: str = "") -> None:
         """`count` more are done; `note` is a few words such as "loss 3.21, 9,500 tokens/s"."""
         self._done += count
-        if self._file is not None and time.monotonic() - self._written > PROGRESS_FILE_SECONDS:
-            self._write(self._file)
+        now = time.monotonic()
+        if now - self._noted > NOTE_SECONDS:
+            self._noted = now
+            self._points.append((now, self._done))
+            if self._file is not None:
+                self._write(self._file)
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, advance=count, note=f"{self._unit} {note}")
-        elif time.monotonic() - self._said > PLAIN_LINE_SECONDS and self._total:
-            self._said = time.monotonic()
-            left = (self._said - self._started) / max(self._done, 1) * (self._total - self._done)
-            log.info(
-                "%s: %s/%s %s%s, about %.0f s left", self._label, self._done, self._total, self._unit, f", {note}" if note else "", left
-            )
+        elif now - self._said > PLAIN_LINE_SECONDS and self._total:
+            self._said = now
+            speed = self._speed()
+            told = [f"{self._done}/{self._total} {self._unit}", *([note] if note else [])]
+            told += [f"about {(self._total - self._done) / speed:.0f} s left"] if speed else []
+            log.info("%s: %s", self._label, ", ".join(told))
+
+    def _speed(self) -> float | None:
+        """A second, from the last half minute and not since the beginning: what an earlier, killed run did comes as one big advance."""
+        (began, first), (now, done) = self._points[0], self._points[-1]
+        return (done - first) / (now - began) if now > began and done > first else None
 
     def _write(self, file: Path) -> None:
-        # Speed from the last half minute and not since the beginning: what an earlier, killed run did comes as one big advance.
-        self._written = time.monotonic()
-        self._points.append((self._written, self._done))
-        (began, first), (now, done) = self._points[0], self._points[-1]
-        speed = (done - first) / (now - began) if now > began and done > first else None
-        row = {"time": round(time.time(), 3), "done": self._done, "total": self._total, "unit": self._unit, "per_second": speed}
+        row = {"time": round(time.time(), 3), "done": self._done, "total": self._total, "unit": self._unit, "per_second": self._speed()}
         with contextlib.suppress(OSError):  # nobody's work may end because progress could not be told
             file.parent.mkdir(parents=True, exist_ok=True)
             temporary = file.with_name(f".{file.name}.tmp-{os.getpid()}")

@@ -100,7 +100,10 @@ def test_at_the_end_stands_the_law_and_how_far_it_missed(recipe, tmp_path, monke
     (folder / "law").mkdir(parents=True)
     constants = {name: {"value": 1.5, "low": 1.0, "high": 2.0} for name in ("E", "A", "B", "alpha", "beta", "exponent")}
     row = {"params": 93_000.0, "tokens": 837_000.0, "loss": 4.0, "predicted": {"value": 4.02, "low": 3.9, "high": 4.1}, "error": 0.005}
-    write_json(folder / "law" / "ladder.json", {"constants": constants, "runs": [], "held_out": [row], "tasks": []})
+    write_json(
+        folder / "law" / "ladder.json",
+        {"constants": constants, "runs": [], "held_out": [row], "tasks": [], "context": {"sentence": "It gains nothing."}},
+    )
     monkeypatch.setattr("bloomery.pipeline.run.run_plan", lambda *_, **__: RunResult(folder=folder))
     monkeypatch.setattr("bloomery.pipeline.report.write_report", lambda *_: None)
     arguments = (
@@ -118,6 +121,7 @@ def test_at_the_end_stands_the_law_and_how_far_it_missed(recipe, tmp_path, monke
     )
     told = run(*arguments).stdout
     assert "Held out: 0.09 M parameters, 0.8 M tokens: measured 4.0000, predicted 4.0200 [3.9000, 4.1000]: +0.50 %" in told
+    assert "It gains nothing." in told
     assert f"bloomery budget --law {folder / 'law' / 'law.json'}" in told
     assert json.loads(run(*arguments, "--json").stdout)["held_out"] == [row]
 
@@ -183,7 +187,7 @@ def test_with_benchmarks_all_models_are_asked_and_the_law_sees_the_scores(recipe
         nodes["scores"].config.limit,
         nodes["scores"].config.num_shots,
     ) == (20, 0)
-    assert nodes["law"].inputs == {"models": rungs, "scores": ("scores",)}
+    assert nodes["law"].inputs == {"models": rungs, "scores": ("scores",), "tokens": ("tokens",)}
     assert (nodes["tokenizer"].config.vocab_size, nodes["w48_r5"].config.z_loss) == (280, 0)
 
 
@@ -199,6 +203,9 @@ def test_a_ladder_is_run_from_texts_to_what_the_benchmarks_say(tmp_path, monkeyp
     told = run("tiny.toml", "--widths", "16,32,48", "--ratios", "0.4,0.6", "--held-out", "64:0.45", *options, "--json").stdout
     report = json.loads(told)
     assert len(report["runs"]) == 6 and abs(report["held_out"][0]["error"]) < 0.5
+    assert report["context"]["row_tokens"] == 64 and "held-out run" in report["context"]["sentence"]
+    assert all(one["context_gain"]["low"] < one["context_gain"]["high"] for one in (*report["runs"], *report["held_out"]))
+    assert "gain from the text before, nats" in (tmp_path / "runs" / "ladder-tiny" / "law" / "ladder.html").read_text()
     (task,) = report["tasks"]
     assert task["task"] == "copa" and len(task["points"]) == 7 and [p["held_out"] for p in task["points"]].count(True) == 1
     assert "pages" not in json.loads((tmp_path / "runs" / "ladder-tiny" / "spec.json").read_text())["nodes"]

@@ -70,7 +70,8 @@ def ladder(
         runs = _runs(raw["stages"][base], [*rungs, *larger])
         law: dict[str, Any] = {"stage": "scaling_law", "inputs": {"models": list(runs)}, "config": {"num_held_out": len(larger)}}
         scores = {"scores": evaluate_table(list(runs), tasks=asked, data=data or (), limit=limit, num_shots=shots)} if asked else {}
-        law["inputs"] |= {name: name for name in scores}
+        tokens = raw["stages"][base].get("inputs", {}).get("tokens", [])
+        law["inputs"] |= {**{name: name for name in scores}, "tokens": [tokens] if isinstance(tokens, str) else tokens}
         name = f"ladder-{source.stem}"
         comment = f"The ladder of `{base}` of {source.name}, as `bloomery ladder` made it: change it there, or here."
         stages = {**upstream, **runs, **scores, "law": law}
@@ -181,6 +182,8 @@ def _run(path: Path, store: Path, *, workers: int | None, as_json: bool) -> None
         interval = f"{predicted['value']:.4f} [{predicted['low']:.4f}, {predicted['high']:.4f}]: {100 * row['error']:+.2f} %"
         size = f"{row['params'] / 1e6:.2f} M parameters, {row['tokens'] / 1e6:.1f} M tokens"
         print_text(f"\nHeld out: {size}: measured {row['loss']:.4f}, predicted {interval}")
+    if report["held_out"] and report["context"]:
+        print_text(f"\n{report['context']['sentence']}")
     for task in report["tasks"]:
         print_text(f"\n{task['title']}: {task['sentence']}")
     print_text(f"\nPage: {law / 'ladder.html'}\nLaw:  bloomery budget --law {law / 'law.json'} ...")

@@ -1,14 +1,16 @@
 """Stage scaling_law: a law L(N, D) from a ladder of pretrained models, and how far off it is for larger ones that it has not seen.
 
 The runs of most FLOP are held out: the law is fitted to the others, predicts them, and the page says by how much it missed. With the
-scores of the same models on benchmarks it also says of each whether accuracy, or only the log-likelihood, moves along the ladder. Writes
-law.json, which `bloomery budget --law` reads, ladder.json, ladder.html and ladder.md.
+scores of the same models on benchmarks it also says of each whether accuracy, or only the log-likelihood, moves along the ladder; with
+the tokens, whether the larger ones use the text before them as no run of the fit does. Writes law.json, which `bloomery budget --law`
+reads, ladder.json, ladder.html and ladder.md.
 """
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any  # Any: JSON records
 
+import numpy as np
 from pydantic import NonNegativeInt, PositiveInt
 
 from bloomery.core.artifact import RECORD, read_artifact
@@ -18,10 +20,17 @@ from bloomery.core.files import write_json
 from bloomery.core.pages import write_page
 from bloomery.core.plots import Panel, draw_curves, draw_panels, draw_points
 from bloomery.core.stage import Runtime, Slot, Stage
+from bloomery.evaluate.context_gain import context_gains, draw_rows
 from bloomery.evaluate.row_scores import TaskScores, models_by_fingerprint, read_task_scores
+from bloomery.model.architectures import read_config
+from bloomery.model.device import resolve_device
+from bloomery.model.huggingface import load_model
+from bloomery.scaling.context import compare_gains, mean_range
 from bloomery.scaling.fitting import Fit, Measured, Range, find_valleys, fit_exponent, fit_with_intervals
 from bloomery.scaling.laws import FLOPS_PER_PARAM_TOKEN, Split, predict_loss
 from bloomery.scaling.task_curves import find_trend, stack_rows
+from bloomery.tokens.shards import open_tokens
+from bloomery.tokens.tokenizer import load_tokenizer
 
 Record = dict[str, Any]
 FIGURES = {"gold_bits_per_byte": "right answer, bits a byte", "gold_nats": "right among choices, nats"}
@@ -40,13 +49,19 @@ class ScalingLawConfig(Config):
 
 
 def scaling_law(
-    config: ScalingLawConfig, *, models: Sequence[Path], scores: Path | None = None, out: Path, runtime: Runtime
+    config: ScalingLawConfig,
+    *,
+    models: Sequence[Path],
+    scores: Path | None = None,
+    tokens: Sequence[Path] = (),
+    out: Path,
+    runtime: Runtime,
 ) -> Mapping[str, Any]:
     """Writes the law and its pages; returns its constants and, for the largest held-out run, the relative error of its predicted loss.
 
     `models` are checkpoints of `pretrain`: parameters, tokens and the last validation loss (nats a token) stand in their records;
-    `scores` is what `evaluate` made of all of them. Raises DataError for another checkpoint, or for scores that lack one of them,
-    ConfigError if too few runs are left to fit five constants to.
+    `scores` is what `evaluate` made of all of them, `tokens` what they were trained on, whose held-out part they read here. Raises
+    DataError for another checkpoint, or for scores that lack one of them, ConfigError if too few runs are left to fit five constants to.
     """
     ordered = sorted(((path, _measured(path)) for path in models), key=lambda pair: (_flops(pair[1]), pair[0].name))
     runs = [run for _, run in ordered]
@@ -58,13 +73,18 @@ def scaling_law(
         raise ConfigError(f"scaling_law: {len(runs)} models, {config.num_held_out} of them held out: {error}") from error
     predictions = [_prediction(run, fit) for run in held_out]
     valleys = find_valleys(kept)
+    gains, told = _compare_context([path for path, _ in ordered], tokens, num_held_out=config.num_held_out, runtime=runtime)
     report: Record = {
         "law": fit.law._asdict(),
         "constants": {name: one._asdict() for name, one in fit.constants().items()},
-        "runs": [{**run._asdict(), "flops": _flops(run), "error": error} for run, error in zip(kept, fit.errors, strict=True)],
-        "held_out": predictions,
+        "runs": [
+            {**run._asdict(), "flops": _flops(run), "error": error, **gain}
+            for run, error, gain in zip(kept, fit.errors, gains[: len(kept)], strict=True)
+        ],
+        "held_out": [{**one, **gain} for one, gain in zip(predictions, gains[len(kept) :], strict=True)],
         "valleys": [valley._asdict() for valley in valleys],
         "valley_exponent": fit_exponent(valleys) if len({valley.flops for valley in valleys}) > 1 else None,
+        "context": told,
         "tasks": _follow_tasks(scores, ordered, num_held_out=config.num_held_out, seed=config.seed) if scores is not None else [],
     }
     write_json(out / "law.json", fit.law._asdict())
@@ -93,6 +113,21 @@ def _flops(run: Measured) -> float:
 def _prediction(run: Measured, fit: Fit) -> Record:
     predicted = fit.predict(Split(run.params, run.tokens))
     return {**run._asdict(), "flops": _flops(run), "predicted": predicted._asdict(), "error": predicted.value / run.loss - 1}
+
+
+def _compare_context(
+    models: Sequence[Path], tokens: Sequence[Path], *, num_held_out: int, runtime: Runtime
+) -> tuple[list[Record], Record | None]:
+    """What each model, in this order, gains from the text before it, and what is said of it; nothing without long held-out documents."""
+    sets = [open_tokens(folder, split="validation", tokenizer_sha256=load_tokenizer(models[0]).sha256) for folder in tokens]
+    row_NT = draw_rows(sets, row_tokens=min(read_config(path).max_positions for path in models)) if sets else None
+    if row_NT is None:
+        return [{}] * len(models), None
+    device = resolve_device(runtime.device)
+    gain_MN = np.stack([context_gains(load_model(path, device=device).eval(), row_NT).numpy() for path in models])
+    sentence = compare_gains(gain_MN[: len(models) - num_held_out], gain_MN[len(models) - num_held_out :])
+    told = {"sentence": sentence, "num_rows": row_NT.shape[0], "row_tokens": row_NT.shape[1]}
+    return [{"context_gain": mean_range(gain_N)._asdict()} for gain_N in gain_MN], told
 
 
 def _follow_tasks(folder: Path, ordered: Sequence[tuple[Path, Measured]], *, num_held_out: int, seed: int) -> list[Record]:
@@ -180,6 +215,7 @@ def _page_view(report: Record, fit: Fit) -> Record:
             {"title": "Loss against tokens, by size: measured (dots) and by the law (lines)", "svg": _plot_sizes(report, fit)},
             {"title": "Predicted and measured", "svg": _plot_predictions(report, fit)},
         ],
+        "context": report["context"],
         "tasks": [_task_view(task) for task in report["tasks"]],
     }
 
@@ -192,6 +228,7 @@ def _run_row(row: Mapping[str, Any], predicted: float) -> Record:
         "loss": f"{row['loss']:.4f}",
         "predicted": f"{predicted:.4f}",
         "error": f"{100 * (predicted / row['loss'] - 1):+.2f}",
+        "gain": f"{row['context_gain']['value']:+.3f}" if "context_gain" in row else "",
     }
 
 
@@ -236,7 +273,11 @@ STAGE = Stage(
     name="scaling_law",
     config_type=ScalingLawConfig,
     run=scaling_law,
-    inputs={"models": Slot("checkpoint", many=True), "scores": Slot("scores", optional=True)},
+    inputs={
+        "models": Slot("checkpoint", many=True),
+        "scores": Slot("scores", optional=True),
+        "tokens": Slot("tokens", many=True, optional=True),
+    },
     output="scaling_law",
     version=3,
 )

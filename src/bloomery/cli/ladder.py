@@ -131,7 +131,7 @@ def _pairs(held_out: str) -> list[tuple[int, float]]:
 
 
 def _warn_of_depth(rungs: Sequence["Rung"], larger: Sequence["Rung"]) -> None:
-    """A layer more brings what no width does, and L(N, D) counts parameters only: docs/ladder.md, A longer step misses."""
+    """L(N, D) counts parameters only, and deeper models learnt what those of the fit had not: docs/ladder.md, A longer step misses."""
     fitted = {rung.config["model"]["depth"] for rung in rungs}
     for run in larger:
         if run.config["model"]["depth"] not in fitted:

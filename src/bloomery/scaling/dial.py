@@ -2,8 +2,8 @@
 
 Each rule is one line of `turn_dial` with its source. Rules that were fitted elsewhere hold for AdamW; the Muon of this
 project takes AdamW's learning rates, because its updates are scaled to AdamW's size (arXiv:2502.16982, eq. 4). At
-0.12 and 0.17 M parameters what it says is within 1 % of the best of sweeps (bench/dial.py, docs/budget.md); larger ones are not
-swept. `pretrain` does not read the dial: what it says goes into a recipe as text.
+0.12, 0.17 and 0.32 M parameters what it says is within 1 % of the best of sweeps (bench/dial.py, docs/budget.md); larger ones are
+not swept. `pretrain` does not read the dial: what it says goes into a recipe as text.
 """
 
 import math

@@ -135,7 +135,7 @@ def test_a_held_out_model_with_more_layers_than_any_of_the_fit_is_warned_of(reci
 
 def test_layers_are_the_same_for_all_when_asked_and_more_than_one_run_can_be_held_out(recipe, tmp_path):
     out = tmp_path / "out.toml"
-    given = ("--layers", "3", "--widths", "32,64,192", "--ratios", "5,10", "--held-out", "224:10,208:10", "--dry-run", "--out", out)
+    given = ("--layers", "3", "--widths", "32,64,192", "--ratios", "5,10", "--held-out", "224:10,208:10,208:10", "--dry-run", "--out", out)
     told = json.loads(run(recipe, *given, "--json").stdout)["runs"]
     assert [one["name"] for one in told][-2:] == ["w208_r10", "w224_r10"]
     nodes = load_recipe(out).nodes
@@ -153,6 +153,8 @@ def test_layers_are_the_same_for_all_when_asked_and_more_than_one_run_can_be_hel
         (("--widths", "x", "--ratios", "5"), "cannot be planned"),
         (("--widths", "64", "--ratios", "20", "--held-out", "64:10"), "what is held out must be larger than every run of the fit"),
         (("--widths", "16,32,48", "--ratios", "9,12", "--held-out", "64:12,48:2"), "--held-out 64:12,48:2: w48_r2 takes"),
+        (("--widths", "16,32,48", "--ratios", "9,12", "--held-out", "64:12,96:0.01"), "1 of these runs would take too few steps"),
+        (("--widths", "64", "--ratios", "20", "--held-out", "96:a"), "expected a width and the tokens a parameter, as in 128:8"),
         (("--widths", "64", "--ratios", "20", "--held-out", "96"), "expected a width and the tokens a parameter, as in 128:8"),
         (("--widths", "64,80", "--ratios", "20", "--held-out", "96:20"), "no law can be fitted to this ladder: a law has five constants"),
         (("--widths", "64", "--ratios", "20", "--stage", "bse"), 'did you mean "base"?'),

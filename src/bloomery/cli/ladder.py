@@ -1,6 +1,5 @@
 """bloomery ladder: a family of small models on the data of a recipe, the law of their losses, and how far it misses a larger one."""
 
-import functools
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -68,15 +67,21 @@ def ladder(
         sizes = {key: int(given[key]) for key in ("sequence_tokens", "batch_tokens") if key in given}  # not the dial's: the recipe's
         rungs, larger = _plan(widths, ratios, flops, held_out, num_layers=layers, vocab_size=_vocab_size(upstream), sizes=sizes)
         runs = _runs(raw["stages"][base], [*rungs, *larger])
-        law: dict[str, Any] = {"stage": "scaling_law", "inputs": {"models": list(runs)}, "config": {"num_held_out": len(larger)}}
         scores = {"scores": evaluate_table(list(runs), tasks=asked, data=data or (), limit=limit, num_shots=shots)} if asked else {}
         tokens = raw["stages"][base].get("inputs", {}).get("tokens", [])
-        law["inputs"] |= {**{name: name for name in scores}, "tokens": [tokens] if isinstance(tokens, str) else tokens}
+        inputs = {"models": list(runs), **{name: name for name in scores}, "tokens": [tokens] if isinstance(tokens, str) else tokens}
+        law = {"stage": "scaling_law", "inputs": inputs, "config": {"num_held_out": len(larger)}}
         name = f"ladder-{source.stem}"
         comment = f"The ladder of `{base}` of {source.name}, as `bloomery ladder` made it: change it there, or here."
         stages = {**upstream, **runs, **scores, "law": law}
-        write = functools.partial(write_recipe, out or Path(f"{name}.toml"), name=name, cluster=raw.get("cluster"))
-        path = write(seed=int(raw.get("seed", 0)), comment=comment, stages=stages)
+        path = write_recipe(
+            out or Path(f"{name}.toml"),
+            name=name,
+            seed=int(raw.get("seed", 0)),
+            cluster=raw.get("cluster"),
+            comment=comment,
+            stages=stages,
+        )
         if dry_run:
             rows = [[r.name, f"{r.params / 1e6:.3f} M", f"{r.tokens / 1e6:.2f} M", f"{r.flops:.2e}"] for r in [*rungs, *larger]]
             if as_json:
@@ -104,9 +109,12 @@ def _plan(
         budgets = [float(part) for part in flops.split(",") if part]
         each = [float(part) for part in ratios.split(",") if part]
         rungs = plan([int(part) for part in widths.split(",")], ratios=each, budgets=budgets)
-        larger = [rung for width, ratio in _pairs(held_out) for rung in plan([width], ratios=[ratio], budgets=[])]
+        pairs = _pairs(held_out)
+        larger = [rung for width, ratio in pairs for rung in plan([width], ratios=[ratio], budgets=[])]
     except ValueError as error:
         raise ConfigError(f"the ladder cannot be planned: {error}") from error
+    if len(larger) < len(pairs):
+        raise ConfigError(f"--held-out {held_out}: {len(pairs) - len(larger)} of these runs would take too few steps to say anything")
     larger.sort(key=lambda rung: rung.flops)
     if larger and rungs and larger[0].flops <= rungs[-1].flops:
         raise ConfigError(
@@ -123,11 +131,11 @@ def _plan(
     return rungs, larger
 
 
-def _pairs(held_out: str) -> list[tuple[int, float]]:
-    found = [part.split(":") for part in held_out.split(",") if part]
-    if any(len(pair) != 2 for pair in found):
-        raise ValueError(f"--held-out {held_out}: expected a width and the tokens a parameter, as in 128:8 or 128:8,192:8")
-    return [(int(width), float(ratio)) for width, ratio in found]
+def _pairs(held_out: str) -> set[tuple[int, float]]:
+    try:
+        return {(int(width), float(ratio)) for width, ratio in (part.split(":") for part in held_out.split(",") if part)}
+    except ValueError as error:
+        raise ValueError(f"--held-out {held_out}: expected a width and the tokens a parameter, as in 128:8 or 128:8,192:8") from error
 
 
 def _warn_of_depth(rungs: Sequence["Rung"], larger: Sequence["Rung"]) -> None:

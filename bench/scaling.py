@@ -55,7 +55,7 @@ def main() -> int:
         words = [word for setting in settings for word in ("--set", setting)]
         for place, arguments in PLACES.items():
             store = folder / place.replace(" ", "-").replace(",", "")
-            command = [sys.executable, "-m", "bloomery.cli.main", "run", str(RECIPE), "--store", str(store), *words, *arguments]
+            command = [sys.executable, "-m", "bloomery", "run", str(RECIPE), "--store", str(store), *words, *arguments]
             started = time.monotonic()
             subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
             results[place] = (time.monotonic() - started, hash_artifacts(store))

@@ -166,7 +166,7 @@ def measure(url: str, *, chromium: str, loads: int, pid: int) -> list[tuple[str,
 @contextmanager
 def serve(root: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """`bloomery web` over a store, on a free port: its address with the token, and its process."""
-    command = [sys.executable, "-m", "bloomery.cli.main", "web", "--store", str(root), "--port", "0", "--json"]
+    command = [sys.executable, "-m", "bloomery", "web", "--store", str(root), "--port", "0", "--json"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     told = ""

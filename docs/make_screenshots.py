@@ -123,7 +123,7 @@ VIEWS: dict[str, Callable[[Page, str, Store, str], None]] = {
 @contextmanager
 def serve(store: Path) -> Iterator[str]:
     """The address, with the token, of a server over a store."""
-    command = [sys.executable, "-m", "bloomery.cli.main", "web", "--store", str(store), "--port", "0", "--json"]
+    command = [sys.executable, "-m", "bloomery", "web", "--store", str(store), "--port", "0", "--json"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     told = ""

@@ -157,7 +157,7 @@ def test_a_run_on_ray_whose_own_process_is_killed_continues_and_makes_the_bytes_
     command = [
         sys.executable,
         "-m",
-        "bloomery.cli.main",
+        "bloomery",
         "run",
         str(RECIPE),
         "--store",

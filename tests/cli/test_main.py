@@ -146,7 +146,7 @@ def test_inspect_shows_a_run_an_artifact_and_its_rows(invoke):
 
 def test_ctrl_c_says_that_the_same_command_continues_and_ends_with_130(tmp_path):
     (tmp_path / "slow.toml").write_text(RECIPE.replace("= 30", "= 2_000_000"))
-    command = [sys.executable, "-m", "bloomery.cli.main", "run", "slow.toml", "--workers", "1"]
+    command = [sys.executable, "-m", "bloomery", "run", "slow.toml", "--workers", "1"]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, env={**os.environ, "PYTHONUNBUFFERED": "1"})
     spec = tmp_path / "runs" / "tiny" / "spec.json"
     while process.poll() is None and not (spec.is_file() and '"running"' in Path(spec).read_text()):

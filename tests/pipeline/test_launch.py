@@ -147,7 +147,7 @@ def test_sigterm_saves_and_ends_a_training_in_this_process(inputs, tmp_path):
 
 
 def test_sigterm_to_the_command_saves_and_ends_all_its_processes_with_exit_code_143(inputs, tmp_path):
-    command = [sys.executable, "-m", "bloomery.cli.main", "stage", "pretrain", "--out", str(tmp_path / "out"), "--devices", "2"]
+    command = [sys.executable, "-m", "bloomery", "stage", "pretrain", "--out", str(tmp_path / "out"), "--devices", "2"]
     command += ["--launch", "strategy=fsdp"]
     command += ["--input", f"tokens={inputs / 'tokens'}", "--input", f"tokenizer={inputs / 'tokenizer'}"]
     for name, value in {**SETTINGS, "tokens": 10_000_000}.items():

@@ -67,7 +67,7 @@ def serve_web() -> Any:
 @contextlib.contextmanager
 def start_web(store: Path, *options: str, env: dict[str, str] | None = None) -> Iterator[RunningWeb]:
     """`bloomery web --store STORE` on a free port; killed at the end."""
-    command = [sys.executable, "-m", "bloomery.cli.main", "web", "--store", str(store), "--port", "0", "--json", *options]
+    command = [sys.executable, "-m", "bloomery", "web", "--store", str(store), "--port", "0", "--json", *options]
     errors = store.parent / f"web-{time.monotonic_ns()}.log"
     with errors.open("w") as log:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env={**os.environ, **(env or {})})

@@ -32,7 +32,7 @@ def growing(smoke_store, serve_web, tmp_path_factory):
     options = [part for name, value in settings.items() for part in ("--set", f"base.{name}={value}")]
     options += ["--only", "base", "--store", str(store)]
     with (folder / "run.log").open("w") as log:
-        process = subprocess.Popen([sys.executable, "-m", "bloomery.cli.main", "run", str(recipe), *options], stdout=log, stderr=log)
+        process = subprocess.Popen([sys.executable, "-m", "bloomery", "run", str(recipe), *options], stdout=log, stderr=log)
         with serve_web(store) as server:
             yield server
     process.kill()

@@ -361,7 +361,3 @@ def _show_end(folder: Path, found: list[str], *, made: list[str], as_json: bool)
     if finished_nodes(folder, kind="checkpoint"):
         print_text(f"Chat:    bloomery chat {shlex.quote(str(folder))}")
     print_text(f"Look in: bloomery inspect {shlex.quote(str(folder))}")
-
-
-if __name__ == "__main__":
-    main()

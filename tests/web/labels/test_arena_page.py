@@ -252,7 +252,7 @@ def test_from_clicks_to_a_reward_model_that_learned_them(open_page, server, data
     command = [
         sys.executable,
         "-m",
-        "bloomery.cli.main",
+        "bloomery",
         "labels",
         "export",
         "first",

@@ -73,7 +73,7 @@ class Resumer:
             log.write(f"--- {time.strftime('%Y-%m-%d %H:%M:%S')} bloomery run {RECIPE} {' '.join(options)}\n".encode())
             log.flush()
             process = subprocess.Popen(
-                [sys.executable, "-m", "bloomery.cli.main", "run", str(recipe), "--store", str(self._store.root.absolute()), *options],
+                [sys.executable, "-m", "bloomery", "run", str(recipe), "--store", str(self._store.root.absolute()), *options],
                 cwd=folder,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -89,6 +89,49 @@ def test_a_checkpoint_comes_in_with_its_logits_and_goes_out_as_it_came(tmp_path:
         assert torch.equal(again(random_tokens()).logits, expected)
 
 
+BY_HAND: dict[str, tuple[str, dict[str, Any]]] = {
+    "stretched after the fact": ("Qwen3", {"head_dim": 16, "rope_scaling": {**YARN, "rope_type": "yarn"}}),
+    "stretched with a base of its own": ("Llama", {"rope_theta": 1e6, "rope_scaling": {**LLAMA3, "rope_theta": 5e5}}),
+    "the old spelling": ("Qwen2", {"rope_theta": 1e6, "rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 2.0}}),
+    "as many key-value heads as heads": ("Qwen2", {"num_key_value_heads": None}),
+}
+"""What people write into a config.json that transformers 5 wrote."""
+
+
+@pytest.mark.parametrize("label", BY_HAND)
+def test_a_config_that_was_changed_by_hand_means_what_it_means_to_transformers(tmp_path: Path, label: str) -> None:
+    from transformers import AutoModelForCausalLM
+
+    name, change = BY_HAND[label]
+    settings = {key: value for key, value in change.items() if key in ("head_dim", "num_key_value_heads")}
+    make_theirs(name, settings).save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    theirs = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32, attn_implementation="eager")
+    with torch.no_grad():
+        torch.testing.assert_close(load_model(tmp_path)(random_tokens()), theirs(random_tokens()).logits, atol=1e-5, rtol=1e-5)
+
+
+def test_of_a_single_file_and_an_index_the_single_file_counts_as_for_transformers(tmp_path: Path) -> None:
+    make_theirs("Llama", {}).save_pretrained(tmp_path, max_shard_size="30KB")
+    weights = {name: weight * 2 for path in tmp_path.glob("model-*.safetensors") for name, weight in load_file(path).items()}
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    model = load_model(tmp_path)
+    assert torch.equal(model.model.norm.weight, weights["model.norm.weight"])
+    save_model_as(model, tmp_path / "out", like=tmp_path)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"config.json", "generation_config.json", "model.safetensors"}
+    assert (tmp_path / "out" / "model.safetensors").read_bytes() == (tmp_path / "model.safetensors").read_bytes()
+
+
+def test_a_head_that_is_tied_and_yet_another_is_refused(tmp_path: Path) -> None:
+    theirs = make_theirs("Llama", {"tie_word_embeddings": True})
+    theirs.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    save_file({**weights, "lm_head.weight": weights["model.embed_tokens.weight"] + 0.1}, tmp_path / "model.safetensors")
+    with pytest.raises(DataError, match=r"tie_word_embeddings = true, but the weights hold an lm_head\.weight that differs"):
+        load_model(tmp_path)
+
+
 def test_a_window_and_a_stretched_rotation_change_the_logits() -> None:
     # A test of equality would not see both sides leave out the same part.
     from transformers import AutoModelForCausalLM
@@ -221,7 +264,10 @@ def test_a_released_checkpoints_config_gives_its_published_size(name: str) -> No
         ("Llama", {"partial_rotary_factor": 0.5}, "partial_rotary_factor = 0.5"),
         ("Llama", {"rope_interleaved": True}, "rope_interleaved = True"),
         ("Qwen3", {"use_sliding_window": True, "layer_types": ["chunked_attention"] * 4}, "chunked_attention"),
-        ("Mistral", {"layer_types": ["full_attention"] * 4}, "layer_types"),
+        ("Mistral", {"layer_types": ["full_attention"] * 4}, "layer_types.*all alike; here the window is 4096"),
+        ("Llama", {"layer_types": ["sliding_attention"] * 4}, "layer_types.*all alike; here the window is none"),
+        ("Qwen3", {"sliding_window": 7, "layer_types": ["sliding_attention"] * 4}, "no window.*'use_sliding_window': None"),
+        ("SmolLM3", {**WINDOWS, "layer_types": ["sliding_attention"] * 3}, "names 3 layers of 4"),
         ("Llama", {"architectures": ["LlamaForSequenceClassification"], "id2label": {"0": "a", "1": "b"}}, "2 labels"),
         ("Llama", {"hidden_size": None}, "hidden_size|not a usable"),
     ],

@@ -73,7 +73,8 @@ def parse_config(raw: Mapping[str, Any], path: Path) -> ModelConfig:
     """The same from the values of the file; `path` is for messages."""
     name, head = _split_class(raw, path)
     architecture = ARCHITECTURES[name]
-    rope = dict(raw.get("rope_parameters") or raw.get("rope_scaling") or {})
+    # In transformers' order: rope_scaling goes first, as where a model that has rope_parameters is stretched by hand.
+    rope = dict(raw.get("rope_scaling") or raw.get("rope_parameters") or {})
     _refuse_what_is_not_here(raw, rope, path)
     try:
         num_heads, num_layers = raw["num_attention_heads"], raw["num_hidden_layers"]
@@ -83,7 +84,7 @@ def parse_config(raw: Mapping[str, Any], path: Path) -> ModelConfig:
             dim=raw["hidden_size"],
             num_layers=num_layers,
             num_heads=num_heads,
-            num_kv_heads=raw.get("num_key_value_heads") or architecture.kv_heads or num_heads,
+            num_kv_heads=raw.get("num_key_value_heads", architecture.kv_heads) or num_heads,
             head_dim=raw.get("head_dim") or architecture.head_dim or raw["hidden_size"] // num_heads,
             mlp_dim=raw["intermediate_size"],
             rope_base=rope.get("rope_theta") or raw.get("rope_theta") or architecture.rope_base,
@@ -210,14 +211,16 @@ def _describe_rope(config: ModelConfig) -> dict[str, Any]:
 
 def _read_window(name: str, raw: Mapping[str, Any], num_layers: int) -> tuple[int, tuple[int, ...]]:
     """The sliding window (0: none), and the layers without it."""
-    if name == "Llama":
-        return 0, ()
-    if name == "Mistral":
-        if set(raw.get("layer_types") or ()) - {"sliding_attention"}:
-            raise ValueError(f"layer_types = {raw['layer_types']}, which a Mistral model does not have")
-        return raw.get("sliding_window", 4096) or 0, ()
-    window = (raw.get("sliding_window", 4096 if name.startswith("Qwen") else None) or 0) if raw.get("use_sliding_window") else 0
     types = raw.get("layer_types")
+    if name in ("Llama", "Mistral"):
+        window = (raw.get("sliding_window", 4096) or 0) if name == "Mistral" else 0
+        if set(types or ()) - {"sliding_attention" if window else "full_attention"}:
+            raise ValueError(f"layer_types = {types} in a {name} model, whose layers are all alike; here the window is {window or 'none'}")
+        return window, ()
+    window = (raw.get("sliding_window", 4096 if name.startswith("Qwen") else None) or 0) if raw.get("use_sliding_window") else 0
+    if not window and "sliding_attention" in (types or ()):
+        found = {key: raw.get(key) for key in ("use_sliding_window", "sliding_window")}
+        raise ValueError(f"layer_types has sliding_attention, but there is no window: {found}")
     if types is None and name == "SmolLM3":
         nope_layers = _read_nope_layers(raw, num_layers)
         types = ["sliding_attention" if i in nope_layers else "full_attention" for i in range(num_layers)]
@@ -225,6 +228,8 @@ def _read_window(name: str, raw: Mapping[str, Any], num_layers: int) -> tuple[in
         types = ["sliding_attention" if i >= raw.get("max_window_layers", 28) else "full_attention" for i in range(num_layers)]
     if unknown := sorted(set(types) - {"sliding_attention", "full_attention"}):
         raise ValueError(f"layer_types has {', '.join(unknown)}; expected sliding_attention and full_attention")
+    if len(types) < num_layers:
+        raise ValueError(f"layer_types names {len(types)} layers of {num_layers}")
     full_layers = tuple(i for i, kind in enumerate(types[:num_layers]) if kind == "full_attention")
     return (window, full_layers) if window and len(full_layers) < num_layers else (0, ())
 

@@ -91,18 +91,26 @@ def load_model(
         raise DataError(f"{folder}: holds {names[config.head]}; expected {names[head]}")
     model = Transformer(config, seed=None)
     missing, unknown = dict(model.named_parameters()), []
+    second_head = None  # of a tied model: some writers store its one matrix under both names
     for name, found in read_weights(folder):
         if name in missing:
             weight = missing.pop(name)
             if found.shape != weight.shape:
                 raise DataError(f"{folder}: {name} is {list(found.shape)}; config.json makes it {list(weight.shape)}")
             weight.data.copy_(found)
-        elif not (name.endswith(FROZEN_BUFFERS) or (name == "lm_head.weight" and config.tied_embeddings)):
+        elif name == "lm_head.weight" and config.tied_embeddings:
+            second_head = found
+        elif not name.endswith(FROZEN_BUFFERS):
             unknown.append(name)
     if missing:
         raise DataError(f"{folder}: the weights have no {next(iter(missing))}, which config.json asks for; is the download complete?")
     if unknown:
         raise DataError(f"{folder}: weights that this architecture has no place for: {', '.join(sorted(unknown)[:5])}")
+    if second_head is not None and not torch.equal(second_head.to(torch.float32), model.head_weight()):
+        raise DataError(
+            f"{folder}: config.json says tie_word_embeddings = true, but the weights hold an lm_head.weight that differs from "
+            "model.embed_tokens.weight. Set it to false to keep both, or take lm_head.weight out of the weights"
+        )
     model.compute_dtype = dtype
     return model.to(device=device, dtype=dtype)
 

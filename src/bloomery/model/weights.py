@@ -35,7 +35,7 @@ class Stored(NamedTuple):
 
 def weight_files(folder: Path) -> list[Path]:
     """The files with the weights of a Hugging Face folder. Raises DataError if there are none, or not all."""
-    if (folder / INDEX).is_file():
+    if _is_sharded(folder):
         weight_map = read_json(folder / INDEX).get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
             raise DataError(f"{folder / INDEX}: has no weight_map; is the download complete?")
@@ -82,7 +82,7 @@ def write_weights_as(like: Path, folder: Path, weights: Mapping[str, Tensor]) ->
 
     The last file is the last to appear: a folder that has it is whole.
     """
-    if (like / INDEX).is_file():
+    if _is_sharded(like):
         with write_atomically(folder / INDEX) as temporary:
             shutil.copyfile(like / INDEX, temporary)
     for path in weight_files(like):
@@ -95,6 +95,11 @@ def write_weights_as(like: Path, folder: Path, weights: Mapping[str, Tensor]) ->
                 else:
                     source.seek(len(header) + stored.start)
                     file.write(source.read(stored.stop - stored.start))
+
+
+def _is_sharded(folder: Path) -> bool:
+    # Where both lie in a folder, transformers reads the single file: so do we.
+    return (folder / INDEX).is_file() and not (folder / SINGLE).is_file()
 
 
 def _bytes(weight: Tensor, stored: Stored) -> bytes:

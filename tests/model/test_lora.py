@@ -66,13 +66,14 @@ def test_peft_reads_what_is_saved_and_gives_our_logits(tmp_path: Path) -> None:
     torch.testing.assert_close(merged, ours, atol=1e-5, rtol=1e-5)
 
 
-def test_what_peft_saves_is_read_and_gives_its_logits(tmp_path: Path) -> None:
+@pytest.mark.parametrize("targets", [["k_proj", "up_proj"], "all-linear"])
+def test_what_peft_saves_is_read_and_gives_its_logits(tmp_path: Path, targets: list[str] | str) -> None:
     import peft
     from transformers import AutoModelForCausalLM
 
     save_model(Transformer(CONFIG, seed=3), tmp_path / "base", tokenizer=None)
     base = AutoModelForCausalLM.from_pretrained(tmp_path / "base", dtype=torch.float32)
-    config = peft.LoraConfig(r=3, lora_alpha=5, target_modules=["k_proj", "up_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
+    config = peft.LoraConfig(r=3, lora_alpha=5, target_modules=targets, init_lora_weights=False, task_type="CAUSAL_LM")
     theirs = peft.get_peft_model(base, config).eval()
     theirs.save_pretrained(tmp_path / "adapter")
     model = load_model(tmp_path / "base")
@@ -98,11 +99,15 @@ def test_merged_weights_are_the_checkpoints_names_and_only_the_targets_differ() 
         ({"peft_type": "IA3"}, "peft_type = 'IA3'"),
         ({"use_dora": True}, "use_dora = True"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
+        ({"init_lora_weights": "pissa_niter_4"}, "adapter_config.json: init_lora_weights = 'pissa_niter_4'; expected a plain LoRA"),
+        ({"init_lora_weights": "olora"}, "init_lora_weights = 'olora'"),
+        ({"alora_invocation_tokens": [5, 6]}, r"alora_invocation_tokens = \[5, 6\]"),
+        ({"target_modules": ["model.layers.0.lm_head"]}, "expected names among q_proj"),
         ({"target_modules": ["q_proj", "embed_tokens"]}, "embed_tokens"),
         ({"target_modules": ".*q_proj"}, "expected names among q_proj"),
         ({"r": 5}, r"lora_A.weight is \[4, \d+\]; the model has \[5, \d+\]"),
         ({"target_modules": ["q_proj", "v_proj"]}, "the model has no such matrix"),
-        ({"target_modules": ["q_proj", "v_proj", "down_proj", "up_proj"]}, "has no base_model.model.model.layers.0.mlp.up_proj.lora_A"),
+        ({"target_modules": ["q_proj", "v_proj", "down_proj", "up_proj"]}, "has no base_model.model.model.layers.0.mlp.up_proj.lora_A.*in every layer"),
     ],
 )
 def test_an_adapter_of_another_kind_is_refused_by_what_it_is(tmp_path: Path, change: dict[str, Any], words: str) -> None:

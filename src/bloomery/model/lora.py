@@ -30,7 +30,10 @@ PEFT_PREFIX = "base_model.model."
 PLAIN = {
     "bias": ("none",), "use_dora": (False,), "use_rslora": (False,), "fan_in_fan_out": (False,), "lora_bias": (False,),
     "modules_to_save": (), "rank_pattern": (), "alpha_pattern": (), "layers_to_transform": (), "layer_replication": (),
-    "exclude_modules": (), "target_parameters": (), "trainable_token_indices": (),
+    "exclude_modules": (), "target_parameters": (), "trainable_token_indices": (), "alora_invocation_tokens": (), "use_qalora": (False,),
+    "use_bdlora": (), "arrow_config": (), "kasa_config": (), "monteclora_config": (),
+    # Not among them: PiSSA, OLoRA, CorDA and LoftQ, which change the matrices that the adapters are added to.
+    "init_lora_weights": (True, "gaussian", "eva", "orthogonal", "mica", "lora_ga"),
 }  # fmt: skip
 """Settings of PEFT by which adapters become something else, and the values that leave them what they are here; None and
 what is empty always does."""
@@ -151,17 +154,24 @@ def load_adapter(model: Transformer, folder: Path) -> None:
             raise DataError(f"{folder}: {name} is {list(found.shape)}; the model has {expected}. Is it an adapter of another model?")
         parameter.copy_(found)
     if missing:
-        raise DataError(f"{folder}: has no {PEFT_PREFIX}{next(iter(missing))}, which its {ADAPTER_CONFIG} asks for")
+        raise DataError(
+            f"{folder}: has no {PEFT_PREFIX}{next(iter(missing))}; expected adapters in every layer, for each of the target_modules "
+            f"of its {ADAPTER_CONFIG}"
+        )
 
 
 def _read_adapter_config(path: Path) -> LoraConfig:
     raw: dict[str, Any] = read_json(path)
     unlike = {key: raw[key] for key, plain in PLAIN.items() if raw.get(key) and raw[key] not in plain}
-    if raw.get("peft_type") != "LORA" or unlike:
-        found = ", ".join(f"{key} = {value!r}" for key, value in ({"peft_type": raw.get("peft_type")} | unlike).items())
+    if raw.get("peft_type") != "LORA":
+        unlike = {"peft_type": raw.get("peft_type")}
+    if unlike:
+        found = ", ".join(f"{key} = {value!r}" for key, value in unlike.items())
         raise DataError(f"{path}: {found}; expected a plain LoRA")
     asked = raw.get("target_modules")
+    # PEFT writes "all-linear" as the matrices that it found, in a small model each by its whole name.
     names = list(LORA_TARGETS) if asked == "all-linear" else asked
+    names = sorted({str(name).rpartition(".")[2] for name in names}) if isinstance(names, list) else names
     if not isinstance(names, list) or not names or set(names) - set(LORA_TARGETS):
         raise DataError(f"{path}: target_modules = {asked!r}; expected names among {', '.join(LORA_TARGETS)}")
     return LoraConfig(rank=raw["r"], alpha=raw["lora_alpha"], targets=tuple(name for name in LORA_TARGETS if name in names))

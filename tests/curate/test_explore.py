@@ -1,6 +1,5 @@
 """Looks into curation: samples, histograms, thresholds, clusters and what-if, from the tables that stages leave."""
 
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq

@@ -107,7 +107,7 @@ def test_merged_weights_are_the_checkpoints_names_and_only_the_targets_differ() 
         ({"target_modules": ".*q_proj"}, "expected names among q_proj"),
         ({"r": 5}, r"lora_A.weight is \[4, \d+\]; the model has \[5, \d+\]"),
         ({"target_modules": ["q_proj", "v_proj"]}, "the model has no such matrix"),
-        ({"target_modules": ["q_proj", "v_proj", "down_proj", "up_proj"]}, "has no base_model.model.model.layers.0.mlp.up_proj.lora_A.*in every layer"),
+        ({"target_modules": ["q_proj", "v_proj", "down_proj", "up_proj"]}, "has no .*layers.0.mlp.up_proj.lora_A.*in every layer"),
     ],
 )
 def test_an_adapter_of_another_kind_is_refused_by_what_it_is(tmp_path: Path, change: dict[str, Any], words: str) -> None:

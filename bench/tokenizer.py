@@ -21,7 +21,7 @@ import tokenizers
 
 from bloomery.core.files import read_jsonl
 from bloomery.tokens import train
-from bloomery.tokens.tokenizer import load_tokenizer
+from bloomery.tokens.tokenizer import SPECIAL_TOKENS, load_tokenizer
 
 
 def read_texts(paths: list[Path], *, num_bytes: int) -> list[str]:
@@ -53,8 +53,7 @@ def main() -> None:
     arguments = parser.parse_args()
     texts = read_texts(arguments.texts, num_bytes=int(arguments.megabytes * 1e6))
     megabytes = sum(len(text.encode()) for text in texts) / 1e6
-    train.tokenizers = tokenizers
-    wanted, pattern = arguments.vocab_size - 6, train.PATTERNS["llama3"]
+    wanted, pattern = arguments.vocab_size - len(SPECIAL_TOKENS), train.PATTERNS["llama3"]
     rust = train.rustbpe
     times: dict[str, list[float]] = {}
 

@@ -117,8 +117,11 @@ def test_users_own_text_and_jsonl_files_are_documents_too(tiny_tokenizer: Path, 
 
 def test_nothing_to_train_on_is_an_error(tiny_tokenizer: Path, tmp_path: Path) -> None:
     (tmp_path / "b.jsonl").write_text(json.dumps({"text": ""}) + "\n")
-    with pytest.raises(DataError, match="no training document"):
+    with pytest.raises(DataError, match=r"no training document in 1 files; none of them holds text"):
         run([tmp_path / "b.jsonl"], tiny_tokenizer, tmp_path / "out")
+    (tmp_path / "b.txt").write_text("one text")
+    with pytest.raises(DataError, match=r"all 1 are held out: set validation_fraction = 0, or add documents"):
+        run([tmp_path / "b.txt"], tiny_tokenizer, tmp_path / "held-out", validation_fraction=0.9999)
 
 
 def test_a_document_that_spells_special_tokens_gets_no_special_ids_inside(tiny_tokenizer: Path, tmp_path: Path) -> None:

@@ -63,6 +63,31 @@ def test_of_more_text_than_the_sample_some_documents_are_taken(tmp_path: Path) -
     assert 5 <= int(str(metrics["documents"])) <= 35
 
 
+def test_of_one_long_document_some_parts_are_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "corpus.txt").write_text("\n".join(TEXTS * 5))
+    whole = run([tmp_path / "corpus.txt"], tmp_path / "whole")
+    monkeypatch.setattr("bloomery.stages.train_tokenizer.PART_CHARACTERS", 100)
+    monkeypatch.setattr("bloomery.stages.train_tokenizer.REPORT_BYTES", 2000)
+    metrics = run([tmp_path / "corpus.txt"], tmp_path / "parts", sample_bytes=3000)
+    assert whole["documents"] == 1 and 1500 <= int(str(metrics["bytes"])) <= 4500
+    report = json.loads((tmp_path / "parts" / "tokenizer_report.json").read_text())
+    assert report["documents"] == 1 and report["bytes"] == pytest.approx(whole["bytes"], rel=0.4)
+
+
+def test_a_temperature_that_only_the_largest_survives_is_no_overflow(tmp_path: Path) -> None:
+    write_languages(tmp_path / "in")
+    assert 50 <= int(str(run([tmp_path / "in"], tmp_path / "out", temperature=0.001)["documents"])) <= 65
+
+
+def test_a_vocabulary_that_came_out_smaller_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_shard(tmp_path / "in" / "00000.parquet", TEXTS)
+    metrics = run([tmp_path / "in"], tmp_path / "out", vocab_size=4096)
+    assert (
+        f"vocab_size = 4096 was asked for, but {metrics['bytes']} bytes of text have pieces for {metrics['vocab_size']} entries"
+        in caplog.text
+    )
+
+
 def test_documents_without_text_are_an_error(tmp_path: Path) -> None:
     write_shard(tmp_path / "in" / "00000.parquet", ["", ""])
     with pytest.raises(DataError, match="hold no text"):
@@ -130,6 +155,9 @@ def test_reserved_tokens_are_there_for_later_stages(tmp_path: Path) -> None:
         ({"vocab_size": 270, "reserved_tokens": 20}, "need 284"),
         ({"special_tokens": ["<|end|>"]}, "there already"),
         ({"special_tokens": ["<|a|>", "<|a|>"]}, "given twice"),
+        ({"special_tokens": ["the"]}, r"'the' is what ordinary text is made of; use a name that is not, such as <|the|>"),
+        ({"special_tokens": ["é"]}, "'é' is what ordinary text is made of"),
+        ({"special_tokens": ["Ġthe"]}, "'Ġthe' is what ordinary text is made of"),
     ],
 )
 def test_sizes_and_names_that_do_not_fit_are_config_errors(table: dict[str, object], match: str) -> None:

@@ -147,6 +147,17 @@ def test_a_conversation_cannot_be_rendered_without_marks_for_its_roles(tmp_path:
         render(tokenizer, [{"role": "user", "content": "hello"}])
 
 
+def test_an_added_token_never_comes_of_text_marked_special_or_not(tmp_path: Path) -> None:
+    make_qwen(tmp_path)
+    tokenizer = tokenizers.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    tokenizer.add_tokens(["<think>"])
+    save(tokenizer, tmp_path, eos_token="<|endoftext|>")
+    ours = load_tokenizer(tmp_path)
+    text = "a <think> b <|endoftext|>"
+    assert "<think>" in ours.special_ids and not set(ours.encode(text)) & set(ours.special_ids.values())
+    assert ours.decode(ours.encode(text)) == text
+
+
 def test_a_lone_surrogate_becomes_a_replacement_character(tmp_path: Path) -> None:
     make_qwen(tmp_path)
     tokenizer = load_tokenizer(tmp_path)

@@ -177,6 +177,13 @@ def test_a_million_blanks_do_not_overflow_the_regex_engine(tokenizer: Tokenizer)
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
+def test_blanks_in_runs_a_little_shorter_than_that_do_not_keep_it_for_minutes(folder: Path) -> None:
+    ours, library, _ = three_readers(folder)
+    text = ("a" + " " * (MAX_WHITESPACE_RUN * 3 // 5)) * 2 + "b"
+    assert len(text) > MAX_WHITESPACE_RUN
+    assert ours.encode(text) == library.encode(text, add_special_tokens=False).ids
+
+
 def test_a_long_text_without_long_blanks_is_encoded_in_one_go(folder: Path) -> None:
     ours, library, _ = three_readers(folder)
     text = "the lazy dog \n" * (MAX_WHITESPACE_RUN // 10)

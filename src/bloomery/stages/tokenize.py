@@ -69,7 +69,9 @@ def tokenize(config: TokenizeConfig, *, documents: Sequence[Path], tokenizer: Pa
         metrics |= {f"{split}_{name}": totals[name] for name in ("documents", "tokens", "bytes")}
         metrics[f"{split}_bytes_per_token"] = round(totals["bytes"] / max(totals["tokens"], 1), 4)
     if not metrics["train_tokens"]:
-        raise DataError(f"{', '.join(map(str, documents))}: no training document in {len(tasks)} files; there is nothing to train on")
+        held_out = metrics["validation_documents"]
+        remedy = f"all {held_out} are held out: set validation_fraction = 0, or add documents" if held_out else "none of them holds text"
+        raise DataError(f"{', '.join(map(str, documents))}: no training document in {len(tasks)} files; {remedy}")
     return metrics
 
 

@@ -6,6 +6,7 @@ languages are favoured only where weights or a temperature say so, lest a small 
 """
 
 import hashlib
+import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,9 +22,13 @@ from bloomery.core.documents import list_document_files, read_document_batches
 from bloomery.core.errors import DataError
 from bloomery.core.stage import Runtime, Slot, Stage
 from bloomery.tokens.tokenizer import SPECIAL_TOKENS, load_tokenizer
-from bloomery.tokens.train import PatternName, train_bpe, write_tokenizer
+from bloomery.tokens.train import PatternName, is_one_piece, train_bpe, write_tokenizer
 from bloomery.tokens.usage import UNKNOWN, Sample, count_usage, usage_report, write_report
 
+log = logging.getLogger(__name__)
+
+PART_CHARACTERS = 1_000_000
+"""Longer documents are sampled in parts of this length: a whole corpus may be one text file."""
 REPORT_BYTES = 16_000_000
 """Text that the report is measured on, in equal parts from all sources as far as they have it; a few seconds."""
 
@@ -38,7 +43,7 @@ class TrainTokenizerConfig(Config):
     reserved_tokens: NonNegativeInt = 0
     """Special tokens <|reserved_0|>, <|reserved_1|> ... of no meaning yet: later stages may give them one without resizing a model."""
     special_tokens: list[str] = Field(default=[])
-    """More special tokens, by name."""
+    """More special tokens, by name, such as <|tool|>: none that could be a piece of ordinary text."""
     sample_bytes: PositiveInt = 256_000_000
     """About how much text to learn from; more hardly changes the vocabulary."""
     sample_by: Literal["source", "language"] = "source"
@@ -56,6 +61,10 @@ class TrainTokenizerConfig(Config):
         for name in names:
             if not name or name in SPECIAL_TOKENS or names.count(name) > 1:
                 raise ValueError(f"special_tokens: {name!r} is empty, there already, or given twice")
+            if is_one_piece(name, self.pattern):
+                raise ValueError(
+                    f"special_tokens: {name!r} is what ordinary text is made of; use a name that is not, such as <|{name.strip('<|>')}|>"
+                )
         smallest = 256 + len(SPECIAL_TOKENS) + len(names)
         if self.vocab_size < smallest:
             raise ValueError(f"vocab_size = {self.vocab_size} is too small: 256 bytes and {smallest - 256} special tokens need {smallest}")
@@ -73,11 +82,13 @@ class _Document(NamedTuple):
     language: str | None
     place: float
     """The hash of its id, in [0, 1)."""
+    fraction: float
+    """How much of a document it is: 1, or a part of a long one."""
 
 
 @dataclass
 class _Seen:
-    documents: int = 0
+    documents: float = 0.0
     num_bytes: int = 0
 
 
@@ -95,7 +106,7 @@ def train_tokenizer(config: TrainTokenizerConfig, *, documents: Sequence[Path], 
                 for document in _read(path):
                     wanted = copies[getattr(document, config.sample_by) or UNKNOWN]
                     for _ in range(int(wanted) + (document.place < wanted % 1)):
-                        seen.documents += 1
+                        seen.documents += document.fraction
                         seen.num_bytes += len(document.text.encode("utf-8", "replace"))
                         yield document.text
                 bar.advance()
@@ -105,11 +116,16 @@ def train_tokenizer(config: TrainTokenizerConfig, *, documents: Sequence[Path], 
         raise DataError(f"{files[0]} and {len(files) - 1} more files hold no text to learn a tokenizer from")
     write_tokenizer(out, tokens, pattern=config.pattern, extra_specials=config.extra_specials)
     tokenizer = load_tokenizer(out)
+    if tokenizer.vocab_size < config.vocab_size:
+        log.warning(
+            "vocab_size = %d was asked for, but %d bytes of text have pieces for %d entries only; more text makes more",
+            config.vocab_size, seen.num_bytes, tokenizer.vocab_size,
+        )  # fmt: skip
     report = usage_report(tokenizer, count_usage(tokenizer, _report_sample(files, sizes["source"])))
     write_report(out, report)
     return {
         "vocab_size": tokenizer.vocab_size,
-        "documents": seen.documents,
+        "documents": round(seen.documents),
         "bytes": seen.num_bytes,
         **{name: report[name] for name in ("bytes_per_token", "one_byte_fraction", "vocabulary_used_fraction")},
     }
@@ -134,7 +150,7 @@ def _copies(sizes: Mapping[str, int], config: TrainTokenizerConfig) -> dict[str,
         if name not in sizes:
             raise DataError(f'weights: there are no documents of the {config.sample_by} "{name}"; {suggest(name, sizes)}')
     total = max(sum(sizes.values()), 1)
-    wanted = {name: size ** (1 / config.temperature) * config.weights.get(name, 1.0) for name, size in sizes.items()}
+    wanted = {name: (size / total) ** (1 / config.temperature) * config.weights.get(name, 1.0) for name, size in sizes.items()}
     if config.temperature == 1.0 and not config.weights:
         return dict.fromkeys(sizes, min(1.0, config.sample_bytes / total))
     scale = min(config.sample_bytes, total) / max(sum(wanted.values()), 1e-300)
@@ -145,8 +161,10 @@ def _read(path: Path) -> Iterator[_Document]:
     for batch in read_document_batches(path):
         columns = (batch.column(name).to_pylist() for name in ("id", "text", "source", "language"))
         for name, text, source, language in zip(*columns, strict=True):
-            if text:
-                yield _Document(text, source or None, language or None, _fraction(name))
+            num_parts = -(-len(text or "") // PART_CHARACTERS)
+            for i in range(num_parts):
+                part = text[i * PART_CHARACTERS : (i + 1) * PART_CHARACTERS]
+                yield _Document(part, source or None, language or None, _fraction(f"{name}\x00{i}" if i else name), 1 / num_parts)
 
 
 def _report_sample(files: Sequence[Path], sizes: Mapping[str, int]) -> Iterator[Sample]:
@@ -156,7 +174,7 @@ def _report_sample(files: Sequence[Path], sizes: Mapping[str, int]) -> Iterator[
             # Of a small source all documents, so that each source is measured; the weight gives all of them their part of the whole.
             wanted = share[document.source or UNKNOWN]
             if document.place < wanted:
-                yield Sample(document.text, document.source, document.language, 1 / wanted)
+                yield Sample(document.text, document.source, document.language, 1 / wanted, document.fraction)
 
 
 def _fraction(name: str) -> float:
@@ -170,5 +188,5 @@ STAGE = Stage(
     run=train_tokenizer,
     inputs={"documents": Slot("documents", many=True)},
     output="tokenizer",
-    version=3,
+    version=4,
 )

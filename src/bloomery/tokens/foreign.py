@@ -1,8 +1,8 @@
 """Tokenizers of other people's checkpoints: any BPE in a `tokenizer.json`, with special tokens of its own.
 
 Its merges run in the `tokenizers` library, so ids are those of `AutoTokenizer` whatever normaliser and pattern the file
-asks for. What differs from our own: there may be no token that begins a text, the end is called something else, and
-padding often has no id of its own.
+asks for, but for added tokens: none of them comes of text, marked special or not. What differs from our own: there may
+be no token that begins a text, the end is called something else, and padding often has no id of its own.
 """
 
 import json

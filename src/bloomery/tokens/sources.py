@@ -38,9 +38,14 @@ class TrainingData:
         return {f"train/tokens/{name}": sum(counts[i:]) if i == last else counts[i] for i, name in enumerate(logged)}
 
     def padding_fraction(self) -> float:
-        """The share of places without a token in all rows. No token is lost."""
-        rows = [source.packed for sources in self.train.values() for source in sources]
-        return 1 - sum(packed.num_tokens for packed in rows) / sum(packed.num_rows * packed.row_tokens for packed in rows)
+        """The share of places without a token in what the run reads, a source counted as often as it is read. No token is lost."""
+        drawn = self.plan.rows_drawn(self.plan.num_steps)
+        pairs = [
+            (count * row_tokens, source.packed)
+            for row_tokens, counts in drawn.items()
+            for count, source in zip(counts.tolist(), self.train[row_tokens], strict=True)
+        ]
+        return sum(places * packed.padding_fraction for places, packed in pairs) / sum(places for places, _ in pairs)
 
     def say_what_repeats(self, step: int) -> None:
         """Logs the sources that begin another epoch in this step (the second, fourth, eighth ...) or are used up."""

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal  # Any: the values of a JSON document
 
+import tokenizers
+
 from bloomery.core.errors import ConfigError
 from bloomery.core.files import write_text
 from bloomery.tokens.chat import CHAT_TEMPLATE
@@ -19,7 +21,6 @@ try:
     import rustbpe
 except ImportError:  # no wheel for this platform
     rustbpe = None
-    import tokenizers
 
 PatternName = Literal["llama3", "qwen2"]
 
@@ -55,6 +56,11 @@ def train_bpe(texts: Iterable[str], *, vocab_size: int, pattern: PatternName, ex
         trainer.train_from_iterator(pieces, wanted + SPARE_MERGES, pattern=PATTERNS[pattern])
         found = [bytes(token) for token, _ in sorted(trainer.get_mergeable_ranks(), key=lambda pair: pair[1])]
     return list(dict.fromkeys(found))[:wanted]
+
+
+def is_one_piece(name: str, pattern: PatternName) -> bool:
+    """Whether `name` is one piece of text, so that merges may make it: as a special token it would be in the vocabulary twice."""
+    return len(_split(PATTERNS[pattern]).pre_tokenize_str(name)) == 1
 
 
 def write_tokenizer(folder: Path, tokens: list[bytes], *, pattern: PatternName, extra_specials: Sequence[str] = ()) -> None:
@@ -122,11 +128,14 @@ def _added_token(content: str) -> dict[str, Any]:
     return {"content": content, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
 
 
+def _split(pattern: str) -> tokenizers.pre_tokenizers.Split:
+    return tokenizers.pre_tokenizers.Split(tokenizers.Regex(pattern), "isolated")
+
+
 def _train_with_hugging_face(texts: Iterable[str], num_tokens: int, pattern: str) -> list[bytes]:
     tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
-    split = tokenizers.pre_tokenizers.Split(tokenizers.Regex(pattern), "isolated")
     byte_level = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Sequence([split, byte_level])
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Sequence([_split(pattern), byte_level])
     alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
     trainer = tokenizers.trainers.BpeTrainer(vocab_size=num_tokens, initial_alphabet=alphabet, show_progress=False)
     tokenizer.train_from_iterator(texts, trainer)

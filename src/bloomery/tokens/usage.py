@@ -20,12 +20,13 @@ REPORT = "tokenizer_report.json"
 
 
 class Sample(NamedTuple):
-    """A text, and the groups that it is counted in. `weight`: how many such texts it stands for."""
+    """A text, and the groups that it is counted in. `weight`: how many such texts it stands for; `fraction`: the part of a document."""
 
     text: str
     source: str | None
     language: str | None
     weight: float = 1.0
+    fraction: float = 1.0
 
 
 @dataclass
@@ -67,7 +68,7 @@ def count_usage(tokenizer: Tokenizer, samples: Iterable[Sample]) -> Usage:
         num_bytes, num_tokens, num_single = int((times * sizes).sum()), int(times.sum()), int(times[sizes == 1].sum())
         groups = ((usage.by["source"], sample.source), (usage.by["language"], sample.language))
         for count in (usage.total, *(group.setdefault(name or UNKNOWN, Count()) for group, name in groups)):
-            count.documents += sample.weight
+            count.documents += sample.weight * sample.fraction
             count.bytes += sample.weight * num_bytes
             count.tokens += sample.weight * num_tokens
             count.one_byte_tokens += sample.weight * num_single

@@ -115,7 +115,9 @@ def _write_sparse(folder: Path) -> int:
         files = {p.name: {"bytes": p.stat().st_size, "sha256": sha256_file(p)} for p in paths}
         shards.append({"name": stem.name, "files": files, "documents": len(offset) - 1, "tokens": int(offset[-1]), "bytes": 0})
     manifest = {"format": 1, "dtype": "uint16", "tokenizer_sha256": TOKENIZER, "vocab_size": VOCAB}
-    write_json(folder / "manifest.json", {**manifest, "splits": {"train": {"shards": shards}, "validation": {"shards": []}}})
+    counts = {name: sum(shard[name] for shard in shards) for name in ("documents", "tokens")}
+    train, validation = {**counts, "shards": shards}, {"documents": 0, "tokens": 0, "shards": []}
+    write_json(folder / "manifest.json", {**manifest, "splits": {"train": train, "validation": validation}})
     return total
 
 

@@ -1,7 +1,10 @@
 """Token files give back what was written, and say so when they are damaged or another tokenizer's."""
 
+import json
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -90,6 +93,46 @@ def test_offsets_that_do_not_rise_are_found(tmp_path: Path) -> None:
 def test_a_missing_shard_is_named(tmp_path: Path) -> None:
     (write(tmp_path) / "train" / "00001.idx").unlink()
     with pytest.raises(DataError, match=r"00001\.idx: missing"):
+        open_tokens(tmp_path, split="train")
+
+
+def drop_a_shard(manifest: dict[str, Any]) -> None:
+    manifest["splits"]["train"]["shards"].pop()
+
+
+def drop_a_hash(manifest: dict[str, Any]) -> None:
+    del manifest["splits"]["train"]["shards"][0]["files"]["00000.bin"]
+
+
+def count_otherwise(manifest: dict[str, Any]) -> None:
+    for part in (manifest["splits"]["train"], manifest["splits"]["train"]["shards"][0]):
+        part["documents"] += 1
+
+
+@pytest.mark.parametrize(
+    ("alter", "match"),
+    [
+        (lambda manifest: manifest.update(dtype="float16"), "dtype of train do not agree"),
+        (lambda manifest: manifest.update(vocab_size=70_000), "dtype of train do not agree"),
+        (lambda manifest: manifest.pop("splits"), "KeyError.'splits'.: this is not what the stage tokenize writes"),
+        (drop_a_shard, "documents, tokens of train do not agree"),
+        (drop_a_hash, "files of train do not agree"),
+        (count_otherwise, "00000: holds 4 documents, but manifest.json says 5"),
+    ],
+)
+def test_an_altered_manifest_is_found(tmp_path: Path, alter: Callable[[dict[str, Any]], object], match: str) -> None:
+    path = write(tmp_path) / "manifest.json"
+    manifest = json.loads(path.read_text())
+    alter(manifest)
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(DataError, match=match):
+        open_tokens(tmp_path, split="train")
+
+
+@pytest.mark.parametrize("content", ["[]", "{}", '{"format": 1, "splits": []}'])
+def test_a_file_that_is_no_manifest_is_named(tmp_path: Path, content: str) -> None:
+    (tmp_path / "manifest.json").write_text(content)
+    with pytest.raises(DataError, match=r"manifest\.json: "):
         open_tokens(tmp_path, split="train")
 
 

@@ -25,6 +25,7 @@ from bloomery.core.files import read_json, sha256_file, write_atomically, write_
 Split = Literal["train", "validation"]
 SPLITS: tuple[Split, ...] = ("train", "validation")
 FORMAT = 1
+REMEDY = "Make the tokens again: --rebuild the tokenize stage."
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,9 +162,7 @@ def open_tokens(
     of change are not those in `verified`, the `stamps` of a set that was opened before. Raises DataError naming the file
     for whatever does not agree with the manifest, and if the ids are another tokenizer's.
     """
-    manifest = read_json(folder / "manifest.json")
-    if manifest.get("format") != FORMAT:
-        raise DataError(f"{folder}/manifest.json: format {manifest.get('format')!r}; this version reads format {FORMAT}")
+    manifest = _read_manifest(folder / "manifest.json", split)
     found = manifest["tokenizer_sha256"]
     if tokenizer_sha256 is not None and tokenizer_sha256 != found:
         raise DataError(
@@ -189,23 +188,50 @@ def open_tokens(
         offsets.append(_map_file(stem.with_suffix(".idx"), np.dtype("<i8")))
         if not known:
             _check_offsets(stem, offsets[-1], len(ids[-1]))
+            _check_counts(stem, shard, documents=len(offsets[-1]) - 1, tokens=len(ids[-1]))
     first = np.cumsum([0, *(len(offset) - 1 for offset in offsets)])
     num_tokens = sum(len(part) for part in ids)
     return TokenSet(split, int(first[-1]), num_tokens, sha256_file(folder / "manifest.json"), stamps, ids, offsets, first[:-1], maps)
 
 
+def _read_manifest(path: Path, split: Split) -> Any:
+    manifest = read_json(path)
+    found = manifest.get("format") if isinstance(manifest, dict) else None
+    if found != FORMAT:
+        raise DataError(f"{path}: format {found!r}; this version reads format {FORMAT}")
+    try:
+        shards = manifest["splits"][split]["shards"]
+        parts = {
+            "tokenizer_sha256": bool(manifest["tokenizer_sha256"]),
+            "dtype": manifest["dtype"] == token_dtype(manifest["vocab_size"]).name,
+            "files": all(set(shard["files"]) == {f"{shard['name']}.bin", f"{shard['name']}.idx"} for shard in shards),
+            **{name: manifest["splits"][split][name] == sum(shard[name] for shard in shards) for name in ("documents", "tokens")},
+        }
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DataError(f"{path}: {error!r}: this is not what the stage tokenize writes. {REMEDY}") from error
+    if wrong := [name for name, agrees in parts.items() if not agrees]:
+        raise DataError(f"{path}: {', '.join(wrong)} of {split} do not agree with the rest of it; it was altered. {REMEDY}")
+    return manifest
+
+
+def _check_counts(stem: Path, shard: Mapping[str, Any], **found: int) -> None:
+    for name, count in found.items():
+        if shard[name] != count:
+            raise DataError(f"{stem}: holds {count} {name}, but manifest.json says {shard[name]}; it was altered. {REMEDY}")
+
+
 def _check_size(path: Path, record: Mapping[str, Any]) -> list[int]:
     if not path.is_file():
-        raise DataError(f"{path}: missing, though manifest.json names it. Make the tokens again: --rebuild the tokenize stage.")
+        raise DataError(f"{path}: missing, though manifest.json names it. {REMEDY}")
     status = path.stat()
     if status.st_size != record["bytes"]:
-        raise DataError(f"{path}: {status.st_size} bytes long, but manifest.json says {record['bytes']}: the file is damaged")
+        raise DataError(f"{path}: {status.st_size} bytes long, but manifest.json says {record['bytes']}: the file is damaged. {REMEDY}")
     return [status.st_size, status.st_mtime_ns]
 
 
 def _check_hash(path: Path, record: Mapping[str, Any]) -> None:
     if sha256_file(path) != record["sha256"]:
-        raise DataError(f"{path}: its sha256 is not the one in manifest.json ({record['sha256'][:16]}...): the file is damaged")
+        raise DataError(f"{path}: its sha256 is not the one in manifest.json ({record['sha256'][:16]}...): the file is damaged. {REMEDY}")
 
 
 def _check_offsets(stem: Path, offset: np.ndarray, num_tokens: int) -> None:

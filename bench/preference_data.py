@@ -36,6 +36,7 @@ from bloomery.model.huggingface import load_model, save_model
 from bloomery.model.transformer import Transformer
 from bloomery.stages.preference import PreferenceConfig, preference
 from bloomery.stages.sft import SftConfig, sft
+from bloomery.tokens.renderer import load_renderer
 from bloomery.tokens.tokenizer import load_tokenizer
 from bloomery.tokens.train import train_bpe, write_tokenizer
 
@@ -67,7 +68,7 @@ def compare(name: str, arguments: argparse.Namespace, folder: Path) -> None:
     started = time.perf_counter()
     make_reference(train, folder)
     tokenizer = load_tokenizer(folder / "sft")
-    pairs = render_pairs(held_out, tokenizer, max_tokens=MAX_POSITIONS, held_out_fraction=0.0).train
+    pairs = render_pairs(held_out, load_renderer(folder / "sft", tokenizer), max_tokens=MAX_POSITIONS, held_out_fraction=0.0).train
     length_N2 = np.array([[sum(answer.loss_mask) for answer in pair.answers] for pair in pairs])
     reference_N2 = logps(folder / "sft", pairs)
     sft_seconds = time.perf_counter() - started

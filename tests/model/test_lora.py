@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bloomery.core.errors import DataError
 from bloomery.model.config import LoraConfig, ModelConfig
+from bloomery.model.heads import replace_head, token_values
 from bloomery.model.huggingface import load_model, save_model
 from bloomery.model.lora import add_adapters, load_adapter, merge_adapters, merged_weights, trained_parameters
 from bloomery.model.transformer import Transformer
@@ -64,6 +65,27 @@ def test_peft_reads_what_is_saved_and_gives_our_logits(tmp_path: Path) -> None:
     assert (ours - without).abs().max() > 0.1
     torch.testing.assert_close(theirs, ours, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(merged, ours, atol=1e-5, rtol=1e-5)
+
+
+def test_the_adapters_of_a_reward_model_have_its_head_with_them(tmp_path: Path) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForSequenceClassification
+
+    save_model(Transformer(CONFIG, seed=3), tmp_path / "base", tokenizer=None)
+    body = adapted_model()
+    model = replace_head(body, seed=1)
+    model.lora = body.lora
+    save_model(model, tmp_path / "out", tokenizer=None, like=tmp_path / "base")
+    base = AutoModelForSequenceClassification.from_pretrained(tmp_path / "base", num_labels=1, dtype=torch.float32, pad_token_id=0)
+    theirs = PeftModel.from_pretrained(base, tmp_path / "out" / "adapter")
+    plain = replace_head(Transformer(CONFIG, seed=3), seed=2)
+    load_adapter(plain, tmp_path / "out" / "adapter")
+    with torch.no_grad():
+        expected = token_values(model, random_tokens())
+        torch.testing.assert_close(token_values(plain, random_tokens()), expected, atol=0, rtol=0)
+        torch.testing.assert_close(theirs(random_tokens()).logits[:, 0], expected[:, -1], atol=1e-5, rtol=1e-5)
+    with pytest.raises(DataError, match="scalar head of a reward model, which a language model has no place for"):
+        load_adapter(Transformer(CONFIG, seed=3), tmp_path / "out" / "adapter")
 
 
 @pytest.mark.parametrize("targets", [["k_proj", "up_proj"], "all-linear"])

@@ -37,6 +37,7 @@ from bloomery.model.huggingface import load_model, save_model
 from bloomery.model.transformer import Transformer
 from bloomery.objectives.kto import Weights
 from bloomery.tokens.chat import Rendered
+from bloomery.tokens.renderer import load_renderer
 from bloomery.tokens.tokenizer import load_tokenizer
 from bloomery.tokens.train import train_bpe, write_tokenizer
 from bloomery.train.sharding import Parallel
@@ -106,7 +107,7 @@ def pair_columns(row: PairRow) -> dict[str, Any]:
 
 
 def our_pairs(folders: tuple[Path, Path]) -> list[RenderedPair]:
-    return render_pairs(PAIRS, load_tokenizer(folders[0]), max_tokens=64, held_out_fraction=0.0).train
+    return render_pairs(PAIRS, load_renderer(folders[0], load_tokenizer(folders[0])), max_tokens=64, held_out_fraction=0.0).train
 
 
 def our_loss(folders: tuple[Path, Path], **settings: Any) -> tuple[float, dict[str, float]]:
@@ -146,7 +147,9 @@ def test_kto_with_its_reference_point(folders: tuple[Path, Path], tmp_path: Path
     columns = [{"prompt": row.prompt, "completion": row.completion, "label": row.label} for row in rows]
     trainer = make_trainer(KTOTrainer, KTOConfig, folders, tmp_path, columns, **settings)
     expected = trainer.compute_loss(trainer.model, batch_of(trainer)).item()
-    labels: list[RenderedLabel] = render_labels(rows, load_tokenizer(folders[0]), max_tokens=64, held_out_fraction=0.0).train
+    labels: list[RenderedLabel] = render_labels(
+        rows, load_renderer(folders[0], load_tokenizer(folders[0])), max_tokens=64, held_out_fraction=0.0
+    ).train
     mismatched = [swap_answer(example, labels[i - 1]) for i, example in enumerate(labels)]  # as they do it: the answer before
     policy, reference = (load_model(folder) for folder in folders)
     figures = (reference_logps(reference, answers) for answers in ([example.answer for example in labels], mismatched))

@@ -26,6 +26,7 @@ from bloomery.model.huggingface import load_model, save_model
 from bloomery.model.transformer import Transformer
 from bloomery.stages import preference as stage
 from bloomery.stages.preference import PreferenceConfig, Sources, plan_labels, preference
+from bloomery.tokens.renderer import Renderer, load_renderer
 from bloomery.tokens.tokenizer import load_tokenizer
 from bloomery.train import checkpoint
 from bloomery.train.sharding import Parallel
@@ -49,8 +50,12 @@ def pairs(tmp_path: Path) -> Path:
     return tmp_path / "pairs"
 
 
+def renderer_of(checkpoint: Path) -> Renderer:
+    return load_renderer(checkpoint, load_tokenizer(checkpoint))
+
+
 def read_all(pairs: Path, checkpoint: Path) -> list[Any]:
-    return render_pairs(read_pairs(pairs), load_tokenizer(checkpoint), max_tokens=48, held_out_fraction=0.0).train
+    return render_pairs(read_pairs(pairs), renderer_of(checkpoint), max_tokens=48, held_out_fraction=0.0).train
 
 
 AT_REFERENCE = {"sigmoid": math.log(2), "robust": math.log(2), "sigmoid_norm": math.log(2), "ipo": 25.0, "hinge": 1.0, "kto": 0.5}
@@ -176,15 +181,32 @@ def test_an_earlier_answer_is_not_judged(tmp_path: Path, tiny_checkpoint: Path) 
         tmp_path / "p.jsonl", [{"prompt": "a", "chosen": "b", "rejected": "c"}, {"prompt": earlier, "chosen": "d", "rejected": "e"}]
     )
     tokenizer = load_tokenizer(tiny_checkpoint)
-    first, second = render_pairs(read_pairs(tmp_path / "p.jsonl"), tokenizer, max_tokens=48, held_out_fraction=0.0).train
+    first, second = render_pairs(read_pairs(tmp_path / "p.jsonl"), renderer_of(tiny_checkpoint), max_tokens=48, held_out_fraction=0.0).train
     assert tokenizer.decode(first.chosen.ids, skip_special=False) == "<|bos|><|user|>a<|end|><|assistant|>b<|end|>"
     judged = [i for i, m in zip(second.chosen.ids, second.chosen.loss_mask, strict=True) if m]
     assert tokenizer.decode(judged, skip_special=False) == "d<|end|>"
 
 
+def test_a_checkpoint_of_others_learns_preferences_in_its_own_template(tmp_path: Path, foreign_checkpoint: Path) -> None:
+    from transformers import AutoTokenizer
+
+    write_jsonl(tmp_path / "p.jsonl", [{"prompt": "a", "chosen": "b", "rejected": "c"}] * 20)
+    found = render_pairs(read_pairs(tmp_path / "p.jsonl"), renderer_of(foreign_checkpoint), max_tokens=48, held_out_fraction=0.0).train[0]
+    theirs = AutoTokenizer.from_pretrained(foreign_checkpoint)
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    assert found.chosen.ids == theirs.apply_chat_template(messages, return_dict=False)
+    judged = [i for i, is_judged in zip(found.chosen.ids, found.chosen.loss_mask, strict=True) if is_judged]
+    assert theirs.decode(judged) == "b<|im_end|>"
+    for loss in ("sigmoid", "kto"):
+        config = PreferenceConfig(loss=loss, steps=4, batch_pairs=8, held_out_fraction=0.0, optimizer="adamw", lora=LoraConfig(rank=2))
+        metrics = preference(config, init=foreign_checkpoint, pairs=tmp_path / "p.jsonl", out=tmp_path / loss, runtime=Runtime(quiet=True))
+        assert metrics["train_loss"] < AT_REFERENCE[loss]
+        assert (tmp_path / loss / "adapter" / "adapter_model.safetensors").is_file()
+
+
 def test_pairs_longer_than_the_model_reads_are_left_out_and_counted(tmp_path: Path, tiny_checkpoint: Path) -> None:
     write_jsonl(tmp_path / "p.jsonl", [{"prompt": "a", "chosen": "b", "rejected": "z" * 99}, pair(1)])
-    found = render_pairs(read_pairs(tmp_path / "p.jsonl"), load_tokenizer(tiny_checkpoint), max_tokens=48, held_out_fraction=0.0)
+    found = render_pairs(read_pairs(tmp_path / "p.jsonl"), renderer_of(tiny_checkpoint), max_tokens=48, held_out_fraction=0.0)
     assert (len(found.train), found.num_too_long) == (1, 1)
     with pytest.raises(DataError, match="found 0 pairs to train on, 1 longer"):
         write_jsonl(tmp_path / "q.jsonl", [{"prompt": "a", "chosen": "b", "rejected": "z" * 99}])
@@ -192,13 +214,12 @@ def test_pairs_longer_than_the_model_reads_are_left_out_and_counted(tmp_path: Pa
 
 
 def test_one_prompt_is_on_one_side_of_the_split_unless_it_is_the_only_one(tmp_path: Path, tiny_checkpoint: Path) -> None:
-    tokenizer = load_tokenizer(tiny_checkpoint)
     write_jsonl(tmp_path / "p.jsonl", [{"prompt": f"q {i % 9}", "chosen": f"a {i}", "rejected": "b"} for i in range(60)])
-    found = render_pairs(read_pairs(tmp_path / "p.jsonl"), tokenizer, max_tokens=48, held_out_fraction=0.4)
+    found = render_pairs(read_pairs(tmp_path / "p.jsonl"), renderer_of(tiny_checkpoint), max_tokens=48, held_out_fraction=0.4)
     prompts = [{tuple(p.rejected.ids) for p in side} for side in (found.train, found.held_out)]
     assert all(prompts) and not prompts[0] & prompts[1]
     write_jsonl(tmp_path / "q.jsonl", [{"prompt": "q", "chosen": f"a {i}", "rejected": "b"} for i in range(60)])
-    found = render_pairs(read_pairs(tmp_path / "q.jsonl"), tokenizer, max_tokens=48, held_out_fraction=0.4)
+    found = render_pairs(read_pairs(tmp_path / "q.jsonl"), renderer_of(tiny_checkpoint), max_tokens=48, held_out_fraction=0.4)
     assert 10 < len(found.held_out) < 40
 
 
@@ -260,7 +281,7 @@ def test_another_checkpoint_can_be_the_reference(tmp_path: Path, tiny_checkpoint
     preference(TINY.model_copy(update={"steps": 1, "precision": "fp32"}), **arguments, out=tmp_path / "out")
     first = json.loads((tmp_path / "out" / "training.json").read_text())["validation"][0]
     model, other = load_model(tiny_checkpoint), load_model(tmp_path / "other")
-    held_out = render_pairs(read_pairs(pairs), load_tokenizer(tiny_checkpoint), max_tokens=48, held_out_fraction=0.1).held_out
+    held_out = render_pairs(read_pairs(pairs), renderer_of(tiny_checkpoint), max_tokens=48, held_out_fraction=0.1).held_out
     ratio = np.array([reference_logps(m, [a for p in held_out for a in p.answers]).reshape(-1, 2) for m in (model, other)])
     expected = 0.1 * (ratio[0] - ratio[1])
     assert first["margin"] == pytest.approx((expected[:, 0] - expected[:, 1]).mean(), abs=1e-4) and abs(first["margin"]) > 1e-3
@@ -273,12 +294,12 @@ def test_another_checkpoint_can_be_the_reference(tmp_path: Path, tiny_checkpoint
 
 
 def labels_of(pairs: Path, checkpoint: Path) -> list[Any]:
-    return render_labels(read_labelled(pairs), load_tokenizer(checkpoint), max_tokens=48, held_out_fraction=0.0).train
+    return render_labels(read_labelled(pairs), renderer_of(checkpoint), max_tokens=48, held_out_fraction=0.0).train
 
 
 def make_label_plan(config: PreferenceConfig, pairs: Path, checkpoint: Path, *, places: int = 8192) -> Any:
-    model, tokenizer = load_model(checkpoint), load_tokenizer(checkpoint)
-    return plan_labels(config, Sources(pairs), tokenizer, model, lambda a: np.zeros(len(a)), parallel=Parallel(), places=places)
+    model, render = load_model(checkpoint), renderer_of(checkpoint)
+    return plan_labels(config, Sources(pairs), render, model, lambda a: np.zeros(len(a)), parallel=Parallel(), places=places)
 
 
 def test_the_reference_point_is_that_of_the_whole_batch_however_it_is_split(tiny_checkpoint: Path, pairs: Path) -> None:
@@ -307,7 +328,7 @@ def test_the_reference_point_is_that_of_the_whole_batch_however_it_is_split(tiny
 def test_labels_are_thinned_out_to_a_proportion(tiny_checkpoint: Path, ratio: float, expected: tuple[int, int]) -> None:
     message = [{"role": "user", "content": "q"}]
     rows = [LabelledRow(message, [{"role": "assistant", "content": f"a {i}"}], i % 5 < 3) for i in range(50)]
-    labels = render_labels(rows, load_tokenizer(tiny_checkpoint), max_tokens=48, held_out_fraction=0.0).train
+    labels = render_labels(rows, renderer_of(tiny_checkpoint), max_tokens=48, held_out_fraction=0.0).train
     kept = thin_out(labels, desirable_per_undesirable=ratio)
     assert (sum(x.label for x in kept), sum(not x.label for x in kept)) == expected
     assert [x for x in labels if x in kept] == kept == thin_out(labels, desirable_per_undesirable=ratio)

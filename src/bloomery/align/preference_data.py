@@ -1,6 +1,6 @@
 """From rows of preferences to what a preference loss trains on: rendered answers, some of them held out, in the order of steps.
 
-All of it is a pure function of the rows, the tokenizer and the seed.
+All of it is a pure function of the rows, the checkpoint's way to render conversations and the seed.
 """
 
 import hashlib
@@ -12,9 +12,9 @@ import numpy as np
 
 from bloomery.align.preference_formats import LabelledRow, PairRow
 from bloomery.core.conversation import Message
-from bloomery.tokens.chat import Rendered, render
+from bloomery.tokens.chat import Rendered
 from bloomery.tokens.loader import shuffled_rows
-from bloomery.tokens.tokenizer import Tokenizer
+from bloomery.tokens.renderer import Renderer
 
 
 class RenderedPair(NamedTuple):
@@ -53,29 +53,27 @@ class Examples(NamedTuple, Generic[E]):
     num_too_long: int
 
 
-def render_answer(tokenizer: Tokenizer, prompt: Sequence[Message], answer: Sequence[Message]) -> Rendered:
+def render_answer(render: Renderer, prompt: Sequence[Message], answer: Sequence[Message]) -> Rendered:
     """A prompt and its answer as ids; only the answer is masked in, whatever the assistant said before."""
     context: list[Message] = [{**message, "loss": False} for message in prompt]
-    return render(tokenizer, [*context, *answer])
+    return render([*context, *answer])
 
 
-def render_pairs(rows: Iterable[PairRow], tokenizer: Tokenizer, *, max_tokens: int, held_out_fraction: float) -> Examples[RenderedPair]:
+def render_pairs(rows: Iterable[PairRow], render: Renderer, *, max_tokens: int, held_out_fraction: float) -> Examples[RenderedPair]:
     """Pairs as ids, split by a hash of the prompt."""
 
     def to_pair(row: PairRow) -> RenderedPair | None:
-        chosen, rejected = (render_answer(tokenizer, row.prompt, answer) for answer in (row.chosen, row.rejected))
+        chosen, rejected = (render_answer(render, row.prompt, answer) for answer in (row.chosen, row.rejected))
         return RenderedPair(chosen, rejected, row.probability) if max(map(num_places, (chosen, rejected))) <= max_tokens else None
 
     return _split(list(rows), to_pair, held_out_fraction)
 
 
-def render_labels(
-    rows: Iterable[LabelledRow], tokenizer: Tokenizer, *, max_tokens: int, held_out_fraction: float
-) -> Examples[RenderedLabel]:
+def render_labels(rows: Iterable[LabelledRow], render: Renderer, *, max_tokens: int, held_out_fraction: float) -> Examples[RenderedLabel]:
     """Labelled answers as ids, split by a hash of the prompt."""
 
     def to_label(row: LabelledRow) -> RenderedLabel | None:
-        answer = render_answer(tokenizer, row.prompt, row.completion)
+        answer = render_answer(render, row.prompt, row.completion)
         return RenderedLabel(answer, row.label, _digest(row.prompt)) if num_places(answer) <= max_tokens else None
 
     return _split(list(rows), to_label, held_out_fraction)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from bloomery.core.errors import DataError
 from bloomery.core.files import read_json, write_atomically, write_text
-from bloomery.model.config import LORA_TARGETS, LoraConfig
+from bloomery.model.config import LORA_TARGETS, Head, LoraConfig
 from bloomery.model.transformer import Linear, Transformer, draw_uniform
 from bloomery.model.weights import read_file
 
@@ -37,6 +37,8 @@ PLAIN = {
 }  # fmt: skip
 """Settings of PEFT by which adapters become something else, and the values that leave them what they are here; None and
 what is empty always does."""
+SCALAR_HEAD = ("classifier", "score")
+"""What PEFT saves whole, beside the adapters, of a sequence classification: whichever of these a model has."""
 
 
 class LoraLinear(nn.Module):
@@ -120,11 +122,14 @@ def merge_adapters(model: Transformer) -> None:
 
 
 def save_adapter(model: Transformer, folder: Path, *, base: str | None) -> None:
-    """Writes the adapters of a model as PEFT does; `base` names the model that they belong to, where it has a name."""
-    config = model.lora
+    """Writes the adapters of a model as PEFT does; `base` names the model that they belong to, where it has a name.
+
+    A scalar head, which is new and trained whole, is written with them.
+    """
+    config, is_scalar = model.lora, model.config.head == "scalar"
     raw = {
         "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
+        "task_type": "SEQ_CLS" if is_scalar else "CAUSAL_LM",
         "base_model_name_or_path": base,
         "r": config.rank,
         "lora_alpha": config.alpha,
@@ -134,9 +139,9 @@ def save_adapter(model: Transformer, folder: Path, *, base: str | None) -> None:
         "fan_in_fan_out": False,
         "inference_mode": True,
         "init_lora_weights": True,
-        "modules_to_save": None,
+        "modules_to_save": list(SCALAR_HEAD) if is_scalar else None,
     }
-    adapters = {f"{PEFT_PREFIX}{name}": p.detach().cpu().contiguous() for name, p in model.named_parameters() if ".lora_" in name}
+    adapters = {f"{PEFT_PREFIX}{name}": p.detach().cpu().contiguous() for name, p in _adapter_parameters(model).items()}
     write_text(folder / ADAPTER_CONFIG, json.dumps(raw, indent=2, sort_keys=True) + "\n")
     with write_atomically(folder / ADAPTER_WEIGHTS) as temporary:
         save_file(adapters, temporary, metadata={"format": "pt"})
@@ -145,8 +150,8 @@ def save_adapter(model: Transformer, folder: Path, *, base: str | None) -> None:
 @torch.no_grad()
 def load_adapter(model: Transformer, folder: Path) -> None:
     """Adds the adapters of a PEFT folder to a model. Raises DataError for what is no plain LoRA of this model's matrices."""
-    add_adapters(model, _read_adapter_config(folder / ADAPTER_CONFIG), seed=0)
-    missing = {name: p for name, p in model.named_parameters() if ".lora_" in name}
+    add_adapters(model, _read_adapter_config(folder / ADAPTER_CONFIG, model.config.head), seed=0)
+    missing = _adapter_parameters(model)
     for name, found in read_file(folder / ADAPTER_WEIGHTS):
         parameter = missing.pop(name.removeprefix(PEFT_PREFIX), None)
         if parameter is None or parameter.shape != found.shape:
@@ -160,8 +165,16 @@ def load_adapter(model: Transformer, folder: Path) -> None:
         )
 
 
-def _read_adapter_config(path: Path) -> LoraConfig:
+def _adapter_parameters(model: Transformer) -> dict[str, nn.Parameter]:
+    return {name: p for name, p in model.named_parameters() if ".lora_" in name or name.startswith(SCALAR_HEAD)}
+
+
+def _read_adapter_config(path: Path, head: Head) -> LoraConfig:
     raw: dict[str, Any] = read_json(path)
+    if set(raw.get("modules_to_save") or ()) == set(SCALAR_HEAD):
+        if head == "tokens":
+            raise DataError(f"{path}: is a LoRA with the scalar head of a reward model, which a language model has no place for")
+        raw["modules_to_save"] = None
     unlike = {key: raw[key] for key, plain in PLAIN.items() if raw.get(key) and raw[key] not in plain}
     if raw.get("peft_type") != "LORA":
         unlike = {"peft_type": raw.get("peft_type")}

@@ -53,6 +53,7 @@ from bloomery.model.transformer import Transformer
 from bloomery.objectives.kto import Weights, balanced_weights, is_balanced, mismatch
 from bloomery.tokens.chat import Rendered
 from bloomery.tokens.loader import rows_of_step
+from bloomery.tokens.renderer import Renderer, load_renderer
 from bloomery.tokens.tokenizer import Tokenizer, load_tokenizer
 from bloomery.train.checkpoint import Snapshots
 from bloomery.train.compute import prepare_model
@@ -202,7 +203,7 @@ def preference(
     reference_of = _make_reference(model, init, reference, tokenizer, runtime)
     # Before the model is spread: of the reference each process reads answers by itself.
     sources = Sources(pairs, tuple(labels))
-    plan: Plan[Any] = make_plan(config, sources, tokenizer, model, reference_of, parallel=parallel, places=places)
+    plan: Plan[Any] = make_plan(config, sources, load_renderer(init, tokenizer), model, reference_of, parallel=parallel, places=places)
     model = distribute(model, parallel, launch, device)
     held_out = plan.make_batches(np.arange(plan.num_train, plan.num_train + plan.num_held_out))
     prompts = conversation_prompts(plan.answers, count=config.num_samples)
@@ -242,7 +243,7 @@ def preference(
 def plan_pairs(
     config: PreferenceConfig,
     sources: Sources,
-    tokenizer: Tokenizer,
+    render: Renderer,
     model: Transformer,
     reference_of: ReferenceOf,
     *,
@@ -251,7 +252,7 @@ def plan_pairs(
 ) -> Plan[PairBatch]:
     """Pairs for every loss but KTO."""
     rows = sources.read_pairs(config)
-    found = render_pairs(rows, tokenizer, max_tokens=model.config.max_positions, held_out_fraction=config.held_out_fraction)
+    found = render_pairs(rows, render, max_tokens=model.config.max_positions, held_out_fraction=config.held_out_fraction)
     _check_number(found, sources, "pairs", at_least=parallel.layout.data)
     everything = [*found.train, *found.held_out]
     answers = [answer for pair in everything for answer in pair.answers]
@@ -287,7 +288,7 @@ def plan_pairs(
 def plan_labels(
     config: PreferenceConfig,
     sources: Sources,
-    tokenizer: Tokenizer,
+    render: Renderer,
     model: Transformer,
     reference_of: ReferenceOf,
     *,
@@ -296,7 +297,7 @@ def plan_labels(
 ) -> Plan[LabelBatch]:
     """Labelled answers for KTO, and for each a mismatched one."""
     rows = sources.read_labelled(config)
-    found = render_labels(rows, tokenizer, max_tokens=model.config.max_positions, held_out_fraction=config.held_out_fraction)
+    found = render_labels(rows, render, max_tokens=model.config.max_positions, held_out_fraction=config.held_out_fraction)
     train = thin_out(found.train, desirable_per_undesirable=config.desirable_per_undesirable)
     held_out = found.held_out if len(found.held_out) > 1 else []
     _check_number(found._replace(train=train), sources, "labelled answers", at_least=max(2, parallel.layout.data))

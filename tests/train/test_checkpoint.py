@@ -3,6 +3,7 @@
 import itertools
 import json
 import logging
+import resource
 import threading
 from pathlib import Path
 
@@ -141,6 +142,18 @@ def test_what_goes_wrong_while_a_snapshot_is_written_is_told_to_the_training(tmp
         Snapshots(tmp_path, settings="s").save(fresh_state())
 
 
+def test_a_file_that_the_system_does_not_take_is_told_in_its_words_and_nothing_half_written_stays(tmp_path: Path) -> None:
+    trained(tmp_path, 1)
+    limits, snapshots = resource.getrlimit(resource.RLIMIT_FSIZE), Snapshots(tmp_path, settings="s")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))  # state.json is smaller, the tensors are not
+    try:
+        with pytest.raises(OSError, match=r"File too large"):  # as with a full disk, torch's own words are "unexpected pos 704 vs 598"
+            snapshots.save(fresh_state())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert [p.name for p in tmp_path.iterdir()] == ["step-000001"]
+
+
 @pytest.mark.parametrize("name", ["tensors/__0_0.distcp", "tensors/.metadata", "state.json", "manifest.json"])
 @pytest.mark.parametrize("damage", ["cut", "flipped", "gone"])
 def test_a_damaged_snapshot_is_passed_over_for_the_one_before_it(
@@ -157,7 +170,29 @@ def test_a_damaged_snapshot_is_passed_over_for_the_one_before_it(
     state = fresh_state()
     with caplog.at_level(logging.WARNING):
         assert Snapshots(tmp_path, settings="s").restore(state)
-    assert state.step == 2 and "step-000003" in caplog.text
+    assert state.step == 2 and "step-000003" in caplog.text and "going on from the one before it, after step 2" in caplog.text
+
+
+@pytest.mark.parametrize("keep_last", [1, 2])
+def test_a_damaged_snapshot_does_not_count_among_the_newest_and_goes_when_the_next_is_made(tmp_path: Path, keep_last: int) -> None:
+    trained(tmp_path, 5)
+    (tmp_path / "step-000005" / "state.json").write_text("{")
+    state, snapshots = fresh_state(), Snapshots(tmp_path, settings="s", keep_last=keep_last)
+    assert snapshots.restore(state) and state.step == 4
+    state.step = 3  # had the run gone on from still further back
+    snapshots.save(state)
+    assert [p.name for p in tmp_path.iterdir()] == ["step-000003"]
+    state.step = 4
+    snapshots.save(state)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step-000003", "step-000004"][-keep_last:]
+
+
+def test_where_no_snapshot_is_whole_training_says_that_it_begins_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    trained(tmp_path, 2)
+    for name in ("step-000001", "step-000002"):
+        (tmp_path / name / "state.json").unlink()
+    assert not Snapshots(tmp_path, settings="s").restore(fresh_state())
+    assert "no snapshot is whole; training begins anew" in caplog.text and "going on" not in caplog.text
 
 
 def test_what_a_kill_left_while_writing_is_not_read_and_is_cleared_away(tmp_path: Path) -> None:

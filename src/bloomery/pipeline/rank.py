@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any  # Any: the values of a JSON document
 
 from bloomery.core import dist
+from bloomery.core.artifact import explain_os_errors
 from bloomery.core.errors import BloomeryError, Stopped
 from bloomery.core.files import read_json, write_json
 from bloomery.core.metrics import MetricsLog
@@ -20,6 +21,8 @@ from bloomery.core.trackers import open_trackers
 from bloomery.pipeline.launch import STOP
 from bloomery.pipeline.ranks import die_with_parent
 from bloomery.stages.catalog import load_stage
+
+log = logging.getLogger(__name__)
 
 
 def run_rank(spec_path: Path) -> int:
@@ -33,7 +36,8 @@ def run_rank(spec_path: Path) -> int:
             runtime = _open_runtime(spec, stop_requested, first=first)
             arguments = {slot: _to_paths(value) for slot, value in spec["arguments"].items()}
             try:
-                metrics = stage.run(stage.config_type(**spec["config"]), **arguments, out=Path(spec["out"]), runtime=runtime)
+                with explain_os_errors(Path(spec["out"])):
+                    metrics = stage.run(stage.config_type(**spec["config"]), **arguments, out=Path(spec["out"]), runtime=runtime)
             except BloomeryError as error:  # before the group is left: others may fail for it, and must find this one's words
                 _tell(error, spec_path, first=first)
                 return 0 if isinstance(error, Stopped) else 1
@@ -66,7 +70,10 @@ def _open_runtime(spec: dict[str, Any], stop_requested: StopRequested, *, first:
 
 def _tell(error: BloomeryError, spec_path: Path, *, first: bool) -> None:
     if not isinstance(error, Stopped):
-        write_json(spec_path.with_name("error.json"), {"kind": type(error).__name__, "message": str(error)})
+        try:
+            write_json(spec_path.with_name("error.json"), {"kind": type(error).__name__, "message": str(error)})
+        except OSError:  # the disk is full, and that is what there is to tell
+            log.error("%s", error)
     elif first:
         write_json(spec_path.with_name("stopped.json"), {"message": str(error)})
 

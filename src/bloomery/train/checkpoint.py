@@ -23,10 +23,13 @@ from typing import Any  # Any: the values of a JSON document
 
 import torch
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.checkpoint.planner import SavePlan, SavePlanner
 from torch.distributed.checkpoint.state_dict_loader import load
 from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.checkpoint.storage import WriteResult
 
 from bloomery.core import dist
 from bloomery.core.errors import DataError
@@ -85,27 +88,32 @@ class Snapshots:
         Raises DataError for one of other settings.
         """
         self.close()
+        passed_over = False
         for folder in dist.gather_objects(self._newest_first())[0]:
             if step is not None and _step(folder) != step:
                 continue
             problem = _find_damage(folder)
             if problem:
+                passed_over = True
                 if dist.rank() == 0:
-                    log.warning("%s: %s; the snapshot before it is used", folder, problem)
+                    log.warning("%s: %s; it is passed over", folder, problem)
                 continue
             counters = read_json(folder / "state.json")
             if counters["settings"] != self.settings:
                 raise DataError(f"{folder}: a snapshot of a run with other settings or inputs. Choose another output folder, or delete it.")
             _fill(state, counters, folder / TENSORS)
+            if passed_over and dist.rank() == 0:
+                log.warning("going on from the one before it, after step %d", state.step)
             return True
+        if passed_over and step is None and dist.rank() == 0:
+            log.warning("%s: no snapshot is whole; training begins anew", self.folder)
         return False
 
     def forget_after(self, step: int) -> None:
         """Removes the snapshots of later steps, which belong to a past that a rollback has undone."""
         self.close()
-        for folder in self._newest_first() if dist.rank() == 0 else ():
-            if _step(folder) > step:
-                shutil.rmtree(folder, ignore_errors=True)
+        if dist.rank() == 0:
+            self._remove_after(step)
 
     def _begin(self, state: TrainState) -> None:
         self.close()
@@ -116,7 +124,7 @@ class Snapshots:
                 shutil.rmtree(leftover, ignore_errors=True)
             writing.mkdir(parents=True)
         dist.barrier()
-        writer = FileSystemWriter(writing / TENSORS)
+        writer = _Writer(writing / TENSORS)
         if dist.rank() == 0:
             write_json(writing / "state.json", {"settings": self.settings, **counters_of(state)})
         copied = writer.stage(_tensors(state))
@@ -137,19 +145,32 @@ class Snapshots:
                 found |= {path: sha256_file(path) for path in (writing / TENSORS / ".metadata", writing / "state.json")}
                 write_json(writing / "manifest.json", {path.relative_to(writing).as_posix(): found[path] for path in sorted(found)})
                 final = writing.with_name(writing.name.removeprefix("writing-"))
-                shutil.rmtree(final, ignore_errors=True)
+                replaced = writing.with_name("writing-replaced")
+                if final.is_dir():  # of the same step, whole: out of the way in one move, because removing it takes time
+                    final.rename(replaced)
                 writing.rename(final)
+                shutil.rmtree(replaced, ignore_errors=True)
                 self._remove_old(_step(final))
             self._saved_at = time.monotonic()
             self._cost_seconds = self._saved_at - started
+        except CheckpointException as error:  # its own text is the tracebacks of all processes
+            self._problem = next(problem for problem, _ in error.failures.values())
+            shutil.rmtree(writing, ignore_errors=True)  # of a full disk: room to say so
         except BaseException as error:  # noqa: BLE001  (raised again by the thread that trains)
             self._problem = error
 
     def _remove_old(self, step: int) -> None:
+        # Those of later steps were passed over as damaged: they are not among the newest.
+        self._remove_after(step)
         for old in self._newest_first()[self.keep_last :]:
             is_kept = _step(old) == self.kept_step or (bool(self.keep_every_steps) and _step(old) % self.keep_every_steps == 0)
             if not (is_kept or (is_anchor(_step(old), self.rule) and _step(old) >= oldest_anchor(step, self.rule))):
                 shutil.rmtree(old, ignore_errors=True)
+
+    def _remove_after(self, step: int) -> None:
+        for later in self._newest_first():
+            if _step(later) > step:
+                shutil.rmtree(later, ignore_errors=True)
 
     def close(self) -> None:
         """Returns when the snapshot that is being written is on the disk. Raises what went wrong with it."""
@@ -162,6 +183,19 @@ class Snapshots:
 
     def _newest_first(self) -> list[Path]:
         return sorted(self.folder.glob("step-*"), key=_step, reverse=True)
+
+
+class _Writer(FileSystemWriter):
+    """Raises what the system said of a file: torch hides it behind an error of its zip writer, and only that reaches other processes."""
+
+    def write_data(self, plan: SavePlan, planner: SavePlanner) -> torch.futures.Future[list[WriteResult]]:
+        """This process's tensors, to the disk."""
+        try:
+            return super().write_data(plan, planner)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def counters_of(state: TrainState) -> dict[str, Any]:

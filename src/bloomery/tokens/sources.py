@@ -39,13 +39,12 @@ class TrainingData:
 
     def padding_fraction(self) -> float:
         """The share of places without a token in what the run reads, a source counted as often as it is read. No token is lost."""
-        drawn = self.plan.rows_drawn(self.plan.num_steps)
-        pairs = [
-            (count * row_tokens, source.packed)
-            for row_tokens, counts in drawn.items()
-            for count, source in zip(counts.tolist(), self.train[row_tokens], strict=True)
-        ]
-        return sum(places * packed.padding_fraction for places, packed in pairs) / sum(places for places, _ in pairs)
+        places, empty = 0, 0.0
+        for row_tokens, rows in self.plan.rows_drawn(self.plan.num_steps).items():
+            for count, source in zip(rows.tolist(), self.train[row_tokens], strict=True):
+                places += count * row_tokens
+                empty += count * row_tokens * source.packed.padding_fraction
+        return empty / places
 
     def say_what_repeats(self, step: int) -> None:
         """Logs the sources that begin another epoch in this step (the second, fourth, eighth ...) or are used up."""

@@ -253,6 +253,7 @@ def test_a_released_checkpoints_config_gives_its_published_size(name: str) -> No
     ("name", "change", "words"),
     [
         ("Llama", {"architectures": ["GemmaForCausalLM"]}, "GemmaForCausalLM; expected one of LlamaForCausalLM"),
+        ("Llama", {"model_type": "mixtral"}, "LlamaForCausalLM, but model_type is mixtral"),
         ("Llama", {"mlp_bias": True}, "mlp_bias = True"),
         ("Llama", {"attention_dropout": 0.1}, "attention_dropout = 0.1"),
         ("Llama", {"quantization_config": {"quant_method": "gptq"}}, "quantization_config"),

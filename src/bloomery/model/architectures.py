@@ -145,6 +145,9 @@ def _split_class(raw: Mapping[str, Any], path: Path) -> tuple[str, Head]:
     for suffix, head in HEADS.items():
         name = found.removesuffix(suffix)
         if name != found and name in ARCHITECTURES:
+            model_type = raw.get("model_type") or ARCHITECTURES[name].model_type
+            if model_type != ARCHITECTURES[name].model_type:  # transformers goes by it, we by the class
+                raise DataError(f"{path}: the architecture is {found}, but model_type is {model_type}; which of them is the model?")
             num_labels = len(raw.get("id2label") or (0, 1))  # two is what transformers takes for a file that says nothing
             if head == "scalar" and num_labels != 1:
                 raise DataError(f"{path}: {found} with {num_labels} labels; a scalar head has one")

@@ -25,7 +25,7 @@ from bloomery.model.architectures import read_config
 from bloomery.model.config import count_params
 from bloomery.model.gguf import FILE_NAMES, GgufType, find_architecture, read_gguf, write_gguf
 from bloomery.model.gguf_vocabulary import read_vocabulary
-from bloomery.model.huggingface import ADAPTER_FOLDER, TOKENIZER_FILES, load_model, save_model, save_model_as
+from bloomery.model.huggingface import ADAPTER_FOLDER, load_model, save_model, save_model_as
 from bloomery.model.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, load_adapter, merge_adapters, merged_weights
 from bloomery.model.model_card import CARD, find_lineage, model_card
 from bloomery.model.transformer import Transformer
@@ -77,7 +77,8 @@ def export(
     """
     if not (model / "tokenizer.json").is_file():
         raise DataError(
-            f"{model}: has no tokenizer.json, without which other programs cannot use the weights; expected one of {TOKENIZER_FILES}"
+            f"{model}: has no tokenizer.json, without which other programs cannot use the weights. If it has another kind of tokenizer "
+            f"(vocab.json, tokenizer.model), let transformers write one: AutoTokenizer.from_pretrained({str(model)!r}).save_pretrained(...)"
         )
     source = model
     if config.lora == "beside":

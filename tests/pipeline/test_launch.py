@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -95,6 +96,17 @@ def test_an_error_in_the_started_processes_keeps_its_message_and_nothing_is_prin
     with pytest.raises(DataError, match=r"pretrain: .*tokenizer"):
         pretrain(inputs, tmp_path / "out", tokenizer="other", devices=2)
     assert not (tmp_path / "out").exists()
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_snapshot_that_the_disk_does_not_take_ends_all_processes_with_one_line(inputs, tmp_path, capfd):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (16_384, limits[1]))  # the processes have it from this one
+    try:
+        with pytest.raises(DataError, match=r"the file grew beyond this system's limit"):
+            pretrain(inputs, tmp_path / "out", devices=2)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert "Traceback" not in capfd.readouterr().err
 
 

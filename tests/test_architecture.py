@@ -14,6 +14,7 @@ LOWER = {"core", "objectives", "scaling", "diagnosis"}
 ALGORITHMS = {"curate", "tokens", "model", "train", "generate", "align", "evaluate", "chat"}
 
 ARROWS = {
+    "": {"cli"},  # __main__
     "cli": {"pipeline", "web", "stages", "scaling", "diagnosis", "core"} | ALGORITHMS,
     "pipeline": {"stages", "curate", "diagnosis", "core"},
     "web": {"pipeline", "chat", "generate", "evaluate", "curate", "tokens", "model", "diagnosis", "core"},

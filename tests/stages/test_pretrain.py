@@ -214,6 +214,9 @@ def test_a_curriculum_trains_by_stages_and_says_what_it_read(
     # 3/4 of six steps of 8 rows of 32, none, half of two steps of 8 rows of 32; and the rest.
     assert metrics["tokens/cats"] == training["sources"]["cats"]["tokens"] == 36 * 32 + 8 * 32
     assert metrics["tokens/sea"] == 12 * 32 + 8 * 2 * 64 + 8 * 32
+    assert training["padding_fraction"] <= 0.004  # of sources of a few rows, whose last rows are filled
+    for source in training["sources"].values():
+        assert source["epochs"] == pytest.approx(source["tokens"] / source["source_tokens"], rel=0.004)
     assert training["sources"]["sea"]["epochs"] > 1 and "the source sea repeats; its epoch 2 begins" in caplog.text
     assert load_model(tmp_path / "out").config.max_positions == 64
     rows = [r for r in read_metrics(tmp_path / "metrics.jsonl") if "train/loss" in r]

@@ -1,5 +1,8 @@
 """Packing loses nothing, keeps to the row's length, and fits as tightly as a plain best-fit that looks at every row."""
 
+from collections import Counter
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -72,13 +75,27 @@ def test_a_row_without_places_is_refused() -> None:
     lengths=st.lists(st.integers(0, 40), max_size=60), row_tokens=st.integers(1, 17), max_padding=st.sampled_from([0.0, 0.004, 0.05, 0.3])
 )
 @settings(max_examples=300, deadline=None)
-def test_with_a_limit_on_padding_every_token_still_lies_in_one_segment(lengths: list[int], row_tokens: int, max_padding: float) -> None:
+def test_with_a_limit_on_padding_every_token_is_kept_and_the_limit_is_met(lengths: list[int], row_tokens: int, max_padding: float) -> None:
     packed = pack_best_fit(lengths, row_tokens=row_tokens, max_padding=max_padding)
-    seen = [(d, place) for row in range(packed.num_rows) for d, start, n in packed.segments(row) for place in range(start, start + n)]
-    assert sorted(seen) == [(d, place) for d, length in enumerate(lengths) for place in range(length)]
+    seen = Counter(
+        (d, place) for row in range(packed.num_rows) for d, start, n in packed.segments(row) for place in range(start, start + n)
+    )
+    assert set(seen) == {(d, place) for d, length in enumerate(lengths) for place in range(length)}
+    assert seen.total() == sum(lengths) + packed.num_repeated
     fills = [sum(n for _, _, n in packed.segments(row)) for row in range(packed.num_rows)]
     assert all(0 < fill <= row_tokens for fill in fills)
-    assert packed.padding_fraction <= max_padding + 1e-12 or packed.num_rows == -(-sum(lengths) // row_tokens)
+    assert packed.padding_fraction == pytest.approx(1 - sum(fills) / (packed.num_rows * row_tokens) if fills else 0)
+    assert packed.padding_fraction <= max_padding + 1e-12
+    # Less than a row is repeated, first tokens first and none a third time before all have come twice.
+    assert packed.num_repeated < row_tokens
+    in_order = [seen[d, place] for d, length in enumerate(lengths) for place in range(length)]
+    assert in_order == sorted(in_order, reverse=True) and (not in_order or in_order[0] - in_order[-1] <= 1)
+
+
+def test_a_source_of_less_than_a_row_fills_it_and_the_row_counts_as_so_many_epochs() -> None:
+    packed = pack_best_fit([3, 2], row_tokens=16, max_padding=0.004)
+    assert packed.segments(0) == [(0, 0, 3), (1, 0, 2), (0, 0, 3), (1, 0, 2), (0, 0, 3), (1, 0, 2), (0, 0, 1)]
+    assert (packed.num_tokens, packed.num_repeated, packed.rows_an_epoch) == (5, 11, Fraction(5, 16))
 
 
 def test_documents_that_fit_together_badly_are_cut_no_more_than_the_limit_asks() -> None:

@@ -1,6 +1,7 @@
 """The rows of a step are a pure function of plan, seed and step: across stages, epochs, and any number of processes."""
 
 from collections import Counter
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -95,6 +96,15 @@ def test_the_cap_holds_over_rows_of_several_lengths() -> None:
     plan = make_plan(phases, {32: [20, 20], 64: [10, 10]}, seed=0, max_epochs=1.0)
     assert plan.rows_drawn(2)[64].tolist() == [2, 8]  # three quarters of the first source were read in short rows
     assert plan.epochs(2).tolist() == pytest.approx([0.95, 0.8])
+
+
+def test_the_cap_counts_tokens_that_fill_a_row_a_second_time() -> None:
+    # Two and a half rows of tokens lie in three, a tenth of a row fills a whole one.
+    whole = {32: [Fraction(5, 2), Fraction(1, 10), Fraction(100)]}
+    phases = [Phase(num_steps=10, batch_rows=10, row_tokens=32, weights=[1, 1, 1])]
+    plan = make_plan(phases, {32: [3, 1, 100]}, seed=0, max_epochs=4.0, rows_an_epoch=whole)
+    assert plan.rows_drawn(10)[32].tolist() == [10, 1, 89]  # of the smallest source one row, though that is ten times its tokens
+    assert plan.epochs(10).tolist() == pytest.approx([4, 10, 0.89])
 
 
 def test_beyond_the_end_the_last_mixture_goes_on() -> None:

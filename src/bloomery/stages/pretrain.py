@@ -306,6 +306,7 @@ def _open_data(config: PretrainConfig, folders: Sequence[Path], vocabulary: Toke
             for (rows, length, stage), weight in zip(phases, weights, strict=True)
         ],
         {length: [source.packed.num_rows for source in sources] for length, sources in train.items()},
+        rows_an_epoch={length: [source.packed.rows_an_epoch for source in sources] for length, sources in train.items()},
         seed=config.seed,
         max_epochs=config.max_epochs,
     )
@@ -366,7 +367,7 @@ STAGE = Stage(
     run=pretrain,
     inputs={"tokens": Slot("tokens", many=True), "tokenizer": Slot("tokenizer"), "init": Slot("checkpoint", optional=True)},
     output="checkpoint",
-    version=2,
+    version=3,
     spmd=True,
     check_launch=check_launch,
 )

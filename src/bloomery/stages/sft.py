@@ -248,12 +248,13 @@ def _open_tokens(folder: Path, name: str, config: SftConfig, tokenizer: Tokenize
 
 def plan_rows(config: SftConfig, sets: Sequence[TrainingSet], *, batch_rows: int) -> Plan:
     """Which rows of which set each step reads, by the weights of the config or by the passes over each set."""
-    sizes = [found.train.packed.num_rows for found in sets]
-    passes = [Fraction(repr(config.epochs_of.get(found.name, config.epochs))) * size for found, size in zip(sets, sizes, strict=True)]
+    packed = [found.train.packed for found in sets]
+    passes = [Fraction(repr(config.epochs_of.get(s.name, config.epochs))) * p.rows_an_epoch for s, p in zip(sets, packed, strict=True)]
     weights = [Fraction(repr(config.mixture.get(found.name, 0.0))) for found in sets] if config.mixture else passes
     steps = config.steps or max(1, round(sum(passes) / batch_rows))
     phase = Phase(num_steps=steps, batch_rows=batch_rows, row_tokens=config.sequence_tokens, weights=weights)
-    return make_plan([phase], {config.sequence_tokens: sizes}, seed=config.seed)
+    sizes, whole = {phase.row_tokens: [p.num_rows for p in packed]}, {phase.row_tokens: [p.rows_an_epoch for p in packed]}
+    return make_plan([phase], sizes, rows_an_epoch=whole, seed=config.seed)
 
 
 def response_objective(model: Transformer, batch: Batch, *, names: Sequence[str] = ()) -> LossTerms:
@@ -363,7 +364,7 @@ STAGE = Stage(
         "tokens": Slot("tokens", many=True, optional=True),
     },
     output="checkpoint",
-    version=3,
+    version=4,
     spmd=True,
     check_launch=check_launch,
 )

@@ -7,6 +7,7 @@ process, from the token files: there is no buffer whose state a resumed run woul
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, NamedTuple  # Any: the shape parameter of numpy arrays
 
 import numpy as np
@@ -42,7 +43,9 @@ class PackedRows:
 
     row_tokens: int
     num_tokens: int
-    """Tokens in all rows, padding not counted."""
+    """Tokens of all documents, each of which lies in one row."""
+    num_repeated: int
+    """Tokens that lie in a row a second time, to fill it."""
     row_offset: np.ndarray
     document: np.ndarray
     start: np.ndarray
@@ -56,7 +59,12 @@ class PackedRows:
     @property
     def padding_fraction(self) -> float:
         """The share of all places that holds no token."""
-        return 1.0 - self.num_tokens / (self.num_rows * self.row_tokens) if self.num_rows else 0.0
+        return 1.0 - (self.num_tokens + self.num_repeated) / (self.num_rows * self.row_tokens) if self.num_rows else 0.0
+
+    @property
+    def rows_an_epoch(self) -> Fraction:
+        """How many rows hold as many tokens as all documents: the number of rows, but where some tokens lie in two."""
+        return Fraction(self.num_rows * self.num_tokens, (self.num_tokens + self.num_repeated) or 1)
 
     def segments(self, row: int) -> list[tuple[int, int, int]]:
         """(document, start, length) of each segment of `row`."""
@@ -90,7 +98,8 @@ def pack_best_fit(lengths: np.ndarray | Sequence[int], *, row_tokens: int, max_p
     """Rows of `row_tokens` places that hold every token of documents with these lengths once. Empty documents get no segment.
 
     Where more than `max_padding` of all places would stay empty (documents a little longer than half a row fit together
-    badly), the emptiest rows are taken apart again and their documents cut to fill the gaps of others.
+    badly), the emptiest rows are taken apart again and their documents cut to fill the gaps of others. Of few rows the
+    empty end of one may still be more: it is filled with documents that come a second time, from the first one on.
 
     >>> pack_best_fit([3, 6, 2, 4], row_tokens=4).segments(0)
     [(1, 0, 4)]
@@ -98,6 +107,8 @@ def pack_best_fit(lengths: np.ndarray | Sequence[int], *, row_tokens: int, max_p
     0.0625
     >>> pack_best_fit([3, 3, 3, 3], row_tokens=4, max_padding=0.1).padding_fraction
     0.0
+    >>> pack_best_fit([3, 2], row_tokens=4, max_padding=0.1).segments(1)
+    [(1, 0, 2), (0, 0, 2)]
 
     Raises ValueError if row_tokens is not positive.
     """
@@ -118,13 +129,19 @@ def pack_best_fit(lengths: np.ndarray | Sequence[int], *, row_tokens: int, max_p
         placed = _close_gaps(_Placed(document[order], start[order], length[order], row_of[order]), num_rows, wanted_rows, row_tokens)
         document, start, length, row_of, num_rows = *placed, wanted_rows
         order = np.arange(len(length), dtype=np.int64)
+    num_empty = num_rows * row_tokens - num_tokens
+    num_repeated = num_empty if num_empty > max_padding * num_rows * row_tokens else 0
+    if num_repeated:
+        again = _fill(length_of, row_tokens - _fill_of_rows(length, row_of, num_rows))
+        order = np.concatenate([order, len(length) + np.arange(len(again.length))])
+        document, start, length, row_of = (_join(old, new) for old, new in zip((document, start, length, row_of), again, strict=True))
     row_offset = np.zeros(num_rows + 1, dtype=np.int64)
     by_row = group_by_row(row_of, order, row_offset)
-    return PackedRows(row_tokens, num_tokens, row_offset, document[by_row], start[by_row], length[by_row])
+    return PackedRows(row_tokens, num_tokens, num_repeated, row_offset, document[by_row], start[by_row], length[by_row])
 
 
 def _close_gaps(placed: _Placed, num_rows: int, wanted_rows: int, row_tokens: int) -> _Placed:
-    fill = np.bincount(placed.row, weights=placed.length, minlength=num_rows).astype(np.int64)
+    fill = _fill_of_rows(placed.length, placed.row, num_rows)
     emptiest_first = np.argsort(fill, kind="stable")
     is_kept = np.ones(num_rows, dtype=bool)
     is_kept[emptiest_first[: num_rows - wanted_rows]] = False
@@ -135,16 +152,29 @@ def _close_gaps(placed: _Placed, num_rows: int, wanted_rows: int, row_tokens: in
     loose = np.flatnonzero(~stays)
     piece, first, taken, gap = pour(placed.length[loose].astype(np.int64), row_tokens - fill[receivers])
     source = loose[piece]
-
-    def join(kept: np.ndarray, poured: np.ndarray) -> np.ndarray:
-        return np.concatenate([kept[stays], poured.astype(kept.dtype)])
-
     return _Placed(
-        join(placed.document, placed.document[source]),
-        join(placed.start, placed.start[source] + first),
-        join(placed.length, taken),
-        join(new_row[placed.row], new_row[receivers[gap]]),
+        _join(placed.document[stays], placed.document[source]),
+        _join(placed.start[stays], placed.start[source] + first),
+        _join(placed.length[stays], taken),
+        _join(new_row[placed.row[stays]], new_row[receivers[gap]]),
     )
+
+
+def _fill(length_of: np.ndarray, gap_of_row: np.ndarray) -> _Placed:
+    """Documents from the first one on, over and over, until no row has a gap."""
+    rows, missing = np.flatnonzero(gap_of_row), int(gap_of_row.sum())
+    times = -(-missing // int(length_of.sum()))
+    ends = np.minimum(np.cumsum(np.tile(length_of, times)), missing)
+    piece, first, taken, gap = pour(np.diff(ends, prepend=0), gap_of_row[rows])
+    return _Placed(piece % len(length_of), first, taken, rows[gap])
+
+
+def _fill_of_rows(length: np.ndarray, row: np.ndarray, num_rows: int) -> np.ndarray:
+    return np.bincount(row, weights=length, minlength=num_rows).astype(np.int64)
+
+
+def _join(kept: np.ndarray, added: np.ndarray) -> np.ndarray:
+    return np.concatenate([kept, added.astype(kept.dtype)])
 
 
 def smallest_type(largest: int) -> np.dtype[Any]:

@@ -23,7 +23,7 @@ from bloomery.tokens.shards import Split, TokenSet, open_tokens
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
+FORMAT = 2
 ARRAYS = ("row_offset", "document", "start", "length")
 RECORD = "index.json"
 KEY_CHARACTERS = 24
@@ -52,7 +52,8 @@ def open_packed(tokens: TokenSet, *, row_tokens: int, max_padding: float, index:
     packed = _open_rows(place, _read_record(place / RECORD), row_tokens)
     if packed is None:
         made = pack_best_fit(tokens.lengths, row_tokens=row_tokens, max_padding=max_padding)
-        record = {"format": FORMAT, "num_tokens": made.num_tokens, "files": _write_arrays(place, made)}
+        counts = {"num_tokens": made.num_tokens, "num_repeated": made.num_repeated}
+        record = {"format": FORMAT, **counts, "files": _write_arrays(place, made)}
         write_json(place / RECORD, record)
         packed = _open_rows(place, record, row_tokens) or made
     return packed
@@ -89,4 +90,4 @@ def _open_rows(place: Path, record: dict[str, Any], row_tokens: int) -> PackedRo
             log.warning("%s: missing or damaged; rows are packed again", path)
             return None
         arrays[name] = np.load(path, mmap_mode="r", allow_pickle=False).view(np.ndarray)
-    return PackedRows(row_tokens, record["num_tokens"], **arrays)
+    return PackedRows(row_tokens, record["num_tokens"], record["num_repeated"], **arrays)

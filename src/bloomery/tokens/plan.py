@@ -63,10 +63,18 @@ class UsedUp(NamedTuple):
 class Plan:
     """See `make_plan`."""
 
-    def __init__(self, phases: Sequence[Phase], num_rows: Mapping[int, np.ndarray], *, seed: int, max_epochs: float) -> None:
+    def __init__(
+        self,
+        phases: Sequence[Phase],
+        num_rows: Mapping[int, np.ndarray],
+        rows_an_epoch: Mapping[int, Sequence[Fraction]],
+        *,
+        seed: int,
+        max_epochs: float,
+    ) -> None:
         self.phases = tuple(phases)
         self.used_up: list[UsedUp] = []
-        self._num_rows, self._seed, self._max_epochs = num_rows, seed, max_epochs
+        self._num_rows, self._rows_an_epoch, self._seed, self._max_epochs = num_rows, rows_an_epoch, seed, max_epochs
         self._first_step = np.cumsum([0, *(phase.num_steps for phase in phases)]).tolist()
         self._stretches: list[list[_Stretch]] = []
         drawn = {row_tokens: np.zeros(len(rows), dtype=np.int64) for row_tokens, rows in num_rows.items()}
@@ -126,7 +134,7 @@ class Plan:
 
     def epochs(self, step: int) -> np.ndarray:
         """How often each source has been read before step `step`."""
-        parts = [rows / np.maximum(self._num_rows[length], 1) for length, rows in self.rows_drawn(step).items()]
+        parts = [rows / np.maximum(np.array(self._rows_an_epoch[length], float), 1e-9) for length, rows in self.rows_drawn(step).items()]
         return np.asarray(np.sum(parts, axis=0), dtype=np.float64)
 
     def _lay_out(self, number: int, phase: Phase, drawn: dict[int, np.ndarray]) -> list[_Stretch]:
@@ -157,9 +165,10 @@ class Plan:
             return None
         cap = Fraction(repr(self._max_epochs))
         allowed = []
-        for i, size in enumerate(self._num_rows[row_tokens].tolist()):
-            read = sum(Fraction(int(rows[i]), int(self._num_rows[length][i])) for length, rows in drawn.items() if rows[i])
-            allowed.append(int((cap - read) * size))
+        for i, size in enumerate(self._rows_an_epoch[row_tokens]):
+            read = sum(int(rows[i]) / self._rows_an_epoch[length][i] for length, rows in drawn.items() if rows[i])
+            # A source that holds less than a row is read once, though that may be more often than asked.
+            allowed.append(int((cap - read) * size) if read else max(int(cap * size), 1))
         return np.array(allowed, dtype=np.int64)
 
     def _too_little(self, number: int, first: int) -> str:
@@ -172,13 +181,22 @@ class Plan:
         )
 
 
-def make_plan(phases: Sequence[Phase], num_rows: Mapping[int, Sequence[int]], *, seed: int, max_epochs: float = 0.0) -> Plan:
+def make_plan(
+    phases: Sequence[Phase],
+    num_rows: Mapping[int, Sequence[int]],
+    *,
+    seed: int,
+    max_epochs: float = 0.0,
+    rows_an_epoch: Mapping[int, Sequence[Fraction]] | None = None,
+) -> Plan:
     """The plan of a run over sources with `num_rows` rows each, by the length of a row.
 
-    `max_epochs` is how often a source is read at most; it then drops out and the others share its part by their
-    weights (0: for ever). Raises ConfigError if the sources together hold too little for that.
+    `rows_an_epoch` is how many of them hold as many tokens as the source has (None: all of them). `max_epochs` is how often a
+    source is read at most; it then drops out and the others share its part by their weights (0: for ever). Raises
+    ConfigError if the sources together hold too little for that.
     """
     sizes = {row_tokens: np.array(rows, dtype=np.int64) for row_tokens, rows in num_rows.items()}
     for phase in phases:
         assert all(rows > 0 for rows, weight in zip(num_rows[phase.row_tokens], phase.weights, strict=True) if weight)
-    return Plan(phases, sizes, seed=seed, max_epochs=max_epochs)
+    whole = {row_tokens: [Fraction(count) for count in rows] for row_tokens, rows in num_rows.items()}
+    return Plan(phases, sizes, rows_an_epoch or whole, seed=seed, max_epochs=max_epochs)

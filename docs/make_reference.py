@@ -56,9 +56,13 @@ def _slots(stage: Stage) -> str:
     lines = []
     for name, slot in stage.inputs.items():
         others = [f"unless `{other}` is given" for other in stage.one_of if name in stage.one_of and other != name]
-        words = [slot.kind, "one or more" if slot.many else "one", *(others or (["optional"] if slot.optional else []))]
+        words = [
+            slot.takes,
+            "one or more" if slot.many else "one",
+            *(others or (["optional"] if slot.optional else [])),
+        ]
         lines.append(f"- input `{name}`: {', '.join(words)}")
-    return "\n".join([*lines, f"- output: {stage.output}"])
+    return "\n".join([*lines, f"- output: {stage.output}{f', or what `{stage.passes_on}` is' if stage.passes_on else ''}"])
 
 
 def _fields(config_type: type[BaseModel], prefix: str = "") -> str:

@@ -7,7 +7,7 @@ from typing import Any
 from bloomery.core.files import write_json
 from bloomery.model.config import ModelConfig, flops_per_token
 from bloomery.model.huggingface import save_model
-from bloomery.model.model_card import find_lineage, model_card
+from bloomery.model.model_card import find_lineage, model_card, stated_licence
 from bloomery.model.transformer import Transformer
 
 CONFIG = ModelConfig(vocab_size=40, dim=16, num_layers=2, num_heads=2, num_kv_heads=1, head_dim=8, mlp_dim=24, max_positions=64)
@@ -71,6 +71,23 @@ def test_the_card_has_funnel_mixture_training_scores_licence_and_limits(tmp_path
         "language": ["en"],
     }  # fmt: skip
     assert card == model_card(EXPORT, CONFIG, find_lineage(model), scores=[tmp_path / f"evaluate-{'e' * 16}"], written={"bytes": 1234})
+
+
+def test_the_licence_of_the_import_is_named_after_training_and_the_header_leaves_it_open(tmp_path: Path) -> None:
+    start = put(tmp_path, "a", "export", "checkpoint", inputs={"model": ["0"]}, metrics={})
+    (start / "README.md").write_text('---\nlicense: "llama3.1"\n---\n')
+    model = put(tmp_path, "d", "sft", "checkpoint", inputs={"init": ["a"]}, metrics={})
+    card = model_card({**EXPORT, "licence": ""}, CONFIG, find_lineage(model), scores=[], written={"bytes": 1})
+    assert 'license: "unknown"' in card and "The model that they began as is under llama3.1, by its own card." in card
+    for head in (
+        "",
+        "license: mit",
+        "---\nlicense: unknown\n---\n",
+        "---\ntags: [x]\n---\nlicense: mit\n---\n",
+        "text\n---\nlicense: mit\n---",
+    ):
+        (start / "README.md").write_text(head)
+        assert stated_licence(start) == ""
 
 
 def test_a_card_of_a_folder_without_a_history_says_that_it_knows_none(tmp_path: Path) -> None:

@@ -59,6 +59,15 @@ def test_the_model_of_a_run_is_its_last_one_or_the_one_that_is_named(run):
         find_checkpoint("toy/small", run.parent)
 
 
+def test_a_reward_model_is_named_to_be_taken_and_never_guessed(run):
+    record = run / "two" / "artifact.json"
+    record.write_text(record.read_text().replace('"kind": "checkpoint"', '"kind": "reward_model"'))
+    assert find_checkpoint("toy", run.parent, also_rewards=True) == (run / "one").resolve()
+    assert find_checkpoint("toy", run.parent, node="two", also_rewards=True) == (run / "two").resolve()
+    with pytest.raises(ConfigError, match="--model two"):
+        find_checkpoint("toy", run.parent, node="two")
+
+
 def test_artifacts_and_inputs_are_found_by_run_and_id(run):
     assert find_artifact("toy/small", run.parent) == run / "small"
     assert find_input("toy/small", run.parent) == str(run / "small")

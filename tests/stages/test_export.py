@@ -1,6 +1,7 @@
 """export: what was written is what was trained, and other programs load it."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,13 +9,15 @@ import torch
 
 from bloomery.core.artifact import seal_folder
 from bloomery.core.config import check_config
-from bloomery.core.errors import DataError
+from bloomery.core.errors import ConfigError, DataError
 from bloomery.core.stage import Runtime
 from bloomery.model.config import LoraConfig
 from bloomery.model.heads import document_rewards, replace_head, token_values
 from bloomery.model.huggingface import load_model, save_model
 from bloomery.model.lora import add_adapters
-from bloomery.stages.export import ExportConfig, export
+from bloomery.pipeline.recipe import load_recipe
+from bloomery.pipeline.single import run_single_stage
+from bloomery.stages.export import STAGE, ExportConfig, export
 
 
 def test_transformers_loads_the_export_with_its_tokenizer_and_gives_our_logits(tmp_path: Path, tiny_checkpoint: Path) -> None:
@@ -101,6 +104,52 @@ def test_a_reward_model_goes_out_as_sequence_classification_that_scores_equally(
         ours = document_rewards(token_values(reward, batch["input_ids"]), batch["attention_mask"])
     torch.testing.assert_close(theirs, ours, atol=1e-5, rtol=0)
     assert "A reward model" in (tmp_path / "out" / "README.md").read_text()
+    for settings, message in (({"format": "gguf"}, r"a scalar head.*Export the model as hf"), ({"lora": "beside"}, "a language model")):
+        with pytest.raises((ConfigError, DataError), match=message):
+            export(ExportConfig(**settings), model=tmp_path / "reward", out=tmp_path / "refused", runtime=Runtime(quiet=True))
+
+
+def test_a_recipe_exports_a_reward_model_as_one(tmp_path: Path) -> None:
+    text = """
+        name = "rewards"
+        [stages.reward]
+        stage = "reward_model"
+        inputs = { init = "file:base", pairs = "file:pairs.jsonl" }
+        [stages.rounded]
+        stage = "export"
+        inputs = { model = "reward" }
+        [stages.again]
+        stage = "export"
+        inputs = { model = "rounded" }
+        [stages.policy]
+        stage = "ppo"
+        inputs = { init = "INIT", prompts = "file:prompts.jsonl", reward_models = "again" }
+    """
+    path = tmp_path / "rewards.toml"
+    path.write_text(text.replace("INIT", "file:base"))
+    assert set(load_recipe(path).nodes) == {"reward", "rounded", "again", "policy"}
+    path.write_text(text.replace("INIT", "again").replace('"reward" }', '"file:base" }'))
+    with pytest.raises(
+        ConfigError, match=r"1 mistake\n.*policy.inputs.reward_models: needs reward_model, but again \(export\) makes checkpoint"
+    ):
+        load_recipe(path)
+    path.write_text(text.replace("INIT", "again").replace('"reward" }', '"again" }'))
+    with pytest.raises(ConfigError, match="a circle of inputs: rounded <- again <- rounded"):
+        load_recipe(path)
+    path.write_text(text.replace("INIT", "again"))
+    with pytest.raises(ConfigError, match=r"policy.inputs.init: needs checkpoint, but again \(export\) makes reward_model"):
+        load_recipe(path)
+
+
+def test_a_reward_model_of_a_store_is_one_after_its_export_too(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    save_model(replace_head(load_model(tiny_checkpoint), seed=1), tmp_path / "work", tokenizer=tiny_checkpoint)
+    record = {"stage": "reward_model", "version": 1, "fingerprint": "e" * 64, "kind": "reward_model", "config": {}, "inputs": {}}
+    made = seal_folder(tmp_path / "work", tmp_path / "reward", {**record, "metrics": {"tokens": 7, "held_out_accuracy": 0.75}}).path
+    exported = run_single_stage(STAGE, inputs={"model": [str(made)]}, settings={}, out=tmp_path / "out")
+    assert exported.kind == "reward_model"
+    assert "| reward_model | 7 | - | " in (exported.path / "README.md").read_text()
+    plain = run_single_stage(STAGE, inputs={"model": [str(tiny_checkpoint)]}, settings={}, out=tmp_path / "plain")
+    assert plain.kind == "checkpoint"
 
 
 def test_a_lora_goes_out_beside_the_weights_that_it_was_trained_on(tmp_path: Path, tiny_checkpoint: Path) -> None:
@@ -144,6 +193,23 @@ def test_a_lora_goes_out_beside_the_weights_that_it_was_trained_on(tmp_path: Pat
         export(ExportConfig(lora="beside"), model=tuned, out=tmp_path / "gone", runtime=Runtime(quiet=True))
     with pytest.raises(DataError, match=r"has no adapter/"):
         export(ExportConfig(lora="beside"), model=tiny_checkpoint, out=tmp_path / "none", runtime=Runtime(quiet=True))
+
+
+def test_the_licence_of_an_import_goes_with_it(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    shutil.copytree(tiny_checkpoint, tmp_path / "in")
+    texts = {"LICENSE": "terms", "NOTICE.txt": "names", "USE_POLICY.md": "manners", "Notice": "more", "licences.py": "no licence"}
+    for name, text in {**texts, "README.md": "---\nlicense: other\nlicense_name: 'some-terms' # ours\n---\nlicense: mit\n"}.items():
+        (tmp_path / "in" / name).write_text(text)
+    save_model(load_model(tmp_path / "in"), tmp_path / "trained", tokenizer=tmp_path / "in", like=tmp_path / "in")
+    run_single_stage(STAGE, inputs={"model": [str(tmp_path / "in")]}, settings={}, out=tmp_path / "start")
+    for model, settings in (("in", {}), ("in", {"dtype": "bf16"}), ("in", {"format": "gguf"}), ("trained", {}), ("start", {})):
+        out = tmp_path / f"{model}-{len(list(tmp_path.iterdir()))}"
+        export(ExportConfig(**settings), model=tmp_path / model, out=out, runtime=Runtime(quiet=True))
+        assert {name: (out / name).read_text() for name in texts if (out / name).exists()} == dict(list(texts.items())[:-1])
+        card = (out / "README.md").read_text()
+        assert ('license: "some-terms"' in card) == (model != "trained")
+        assert ("under some-terms, by its own card" in card) == (model != "trained")
+        assert "LICENSE, NOTICE.txt, Notice, USE_POLICY.md came with that model" in card
 
 
 def test_a_gguf_has_the_dtype_of_the_weights_and_a_card_beside_it(tmp_path: Path, tiny_checkpoint: Path) -> None:

@@ -20,7 +20,8 @@ CHAT_EXAMPLES = (
 EXPORT_EXAMPLES = (
     "Examples:\n\n    bloomery export quickstart --out my_model\n\n"
     "    bloomery export quickstart --model sft --out sft_model --dtype bf16\n\n"
-    "    bloomery export quickstart --format gguf --dtype q8_0 --out my_gguf"
+    "    bloomery export quickstart --format gguf --dtype q8_0 --out my_gguf\n\n"
+    "    bloomery export my_run --model reward --out reward_model"
 )
 
 
@@ -83,7 +84,7 @@ def export(
         from bloomery.pipeline.single import parse_settings, run_single_stage
         from bloomery.stages.catalog import load_stage
 
-        path = find_checkpoint(model, store, node=node)
+        path = find_checkpoint(model, store, node=node, also_rewards=True)
         scores = [str(found) for found in find_scores(path)]
         named = {"name": Path(model.rstrip("/")).name or "bloomery model", "format": format, "dtype": dtype, "licence": licence}
         inputs = {"model": [str(path)], **({"scores": scores} if scores else {})}

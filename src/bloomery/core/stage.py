@@ -45,11 +45,20 @@ principles a constitution in TOML (align/constitution.py); labels votes of peopl
 
 @dataclass(frozen=True)
 class Slot:
-    """A named input. `many`: any number of artifacts or files, given to the stage as list[Path]; else one Path (or None)."""
+    """A named input. `many`: any number of artifacts or files, given to the stage as list[Path]; else one Path (or None).
+
+    `also`: kinds that may stand there in place of `kind`.
+    """
 
     kind: Kind
     many: bool = False
     optional: bool = False
+    also: tuple[Kind, ...] = ()
+
+    @property
+    def takes(self) -> str:
+        """What may stand there, in words."""
+        return " or ".join((self.kind, *self.also))
 
 
 def lacks_one_of(stage: "Stage", given: Collection[str]) -> str | None:
@@ -62,7 +71,7 @@ def lacks_one_of(stage: "Stage", given: Collection[str]) -> str | None:
 
 def fits(kind: str, slot: Slot) -> bool:
     """Whether an artifact of this kind can fill the slot. A checkpoint has its tokenizer with it."""
-    return kind == slot.kind or (kind == "checkpoint" and slot.kind == "tokenizer")
+    return kind in (slot.kind, *slot.also) or (kind == "checkpoint" and slot.kind == "tokenizer")
 
 
 class Cluster(Config):
@@ -217,7 +226,8 @@ class Stage:
     other bytes than before. `facts(config)` names what the output depends on outside of inputs (the Python
     environment that `crawl` documents); it becomes part of the fingerprint. `check_launch(config, launch, inputs)` says
     what of a launch does not fit the config and those inputs that exist already, before any process is started. Of the
-    slots `one_of`, which are optional each, one at least must be filled.
+    slots `one_of`, which are optional each, one at least must be filled. What is made is of the kind that the slot `passes_on` is
+    filled with; without one, or with files of no artifact, of the kind `output`.
     """
 
     name: str
@@ -229,4 +239,5 @@ class Stage:
     spmd: bool = False
     facts: Callable[[Any], Mapping[str, str]] = no_facts
     one_of: Sequence[str] = ()
+    passes_on: str = ""
     check_launch: Callable[[Any, Launch, Mapping[str, Any]], Sequence[str]] = runs_alone

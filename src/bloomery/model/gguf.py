@@ -98,7 +98,7 @@ def find_architecture(config: ModelConfig) -> str:
     name = name_architecture(config)
     missing = []
     if config.head != "tokens":
-        missing.append("a scalar head: a reward model is exported as hf")
+        missing.append("a scalar head (this is a reward model)")
     if name in ("Qwen3", "SmolLM3") and config.attention_bias != "none":
         missing.append(f"biases in the attention of {name}")
     if name == "SmolLM3" and config.nope_layers != tuple(range(NOPE_INTERVAL - 1, config.num_layers, NOPE_INTERVAL)):

@@ -4,6 +4,7 @@
     model.safetensors       weights under Hugging Face's names, which are ours; see weights.py for several files
     generation_config.json  where an answer ends
     tokenizer.json, tokenizer_config.json, ...   TOKENIZER_FILES, copied as they are
+    LICENSE, NOTICE, ...    of the checkpoint that a model was made of, copied as they are; see `licence_files`
     adapter/                of a model that was trained by LoRA, its adapters in PEFT's format; the weights have them in them
 
 `save_model` writes a model as one file in one dtype. `save_model_as` writes it as the folder that it was read from is
@@ -36,6 +37,8 @@ TOKENIZER_FILES = (
     "merges.txt",
     "tokenizer.model",
 )
+LICENCE_STEMS = ("license", "licence", "notice", "copying", "use_policy")
+"""What the files are called that a licence asks to go with every copy (Apache 2.0, 4(a) and (d); Llama's, 1.b), before the suffix."""
 ADAPTER_FOLDER = "adapter"
 FROZEN_BUFFERS = ".rotary_emb.inv_freq"
 """The end of names that old Llama checkpoints store though they follow from config.json."""
@@ -47,7 +50,8 @@ def save_model(
     """Writes a Hugging Face folder; equal weights give equal bytes. `dtype` None keeps that of the weights.
 
     The weights are written last: a folder that has them is whole. `tokenizer` is a folder with tokenizer.json. `like` is
-    the checkpoint that the training started from: its config.json keeps its own fields, and its generation_config.json.
+    the checkpoint that the training started from: its config.json keeps its own fields, and its generation_config.json
+    and the files of its licence go along.
     """
     folder.mkdir(parents=True, exist_ok=True)
     kept = str(model.head_weight().dtype if dtype is None else dtype).removeprefix("torch.")
@@ -56,7 +60,7 @@ def save_model(
     if like is not None:
         special = read_special_tokens(tokenizer) if tokenizer is not None and model.config.head == "scalar" else {}
         _write_config_like(model.config, folder, like=like, dtype=kept, special=special)
-        _copy(like, folder, ("generation_config.json",))
+        _copy(like, folder, ("generation_config.json", *licence_files(like)))
     else:
         special = read_special_tokens(tokenizer) if tokenizer is not None else {}
         write_json(folder / "config.json", {**describe(model.config), **special, "dtype": kept, "torch_dtype": kept})
@@ -74,7 +78,7 @@ def save_model_as(model: Transformer, folder: Path, *, like: Path) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     assert read_config(like) == model.config
-    _copy(like, folder, ("config.json", "generation_config.json", *TOKENIZER_FILES))
+    _copy(like, folder, ("config.json", "generation_config.json", *TOKENIZER_FILES, *licence_files(like)))
     weights = merged_weights(model)
     if model.config.tied_embeddings:
         weights["lm_head.weight"] = model.head_weight().detach()  # some writers store the tied matrix twice
@@ -113,6 +117,17 @@ def load_model(
         )
     model.compute_dtype = dtype
     return model.to(device=device, dtype=dtype)
+
+
+def licence_files(folder: Path) -> tuple[str, ...]:
+    """The names of the files of a folder that hold its licence, in order."""
+    found = (path.name for path in folder.iterdir() if path.is_file())
+    return tuple(sorted(name for name in found if name.lower().partition(".")[0] in LICENCE_STEMS))
+
+
+def copy_licence(source: Path, folder: Path) -> None:
+    """Copies the files that hold a checkpoint's licence."""
+    _copy(source, folder, licence_files(source))
 
 
 def read_special_tokens(folder: Path) -> dict[str, int]:

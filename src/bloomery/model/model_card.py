@@ -5,6 +5,7 @@ model can be walked back, as far as its folders are still beside one another. Wh
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple  # Any: the values of JSON documents
@@ -16,21 +17,27 @@ from bloomery.model.config import ModelConfig, count_params, flops_per_token
 
 CARD = "README.md"
 UNKNOWN = "unknown"
+_STATED = re.compile(r"""^(license|license_name): *["']?([^\s"'#\[\]]+)""", re.MULTILINE)
 SHOWN_ROWS = 12
 SHOWN_SCORES = 60
 
 
 class Lineage(NamedTuple):
-    """What a model was made of: artifacts, each after its inputs, the model's own last; and how many inputs were not found."""
+    """What a model was made of: artifacts, each after its inputs, the model's own last; and how many inputs were not found.
+
+    `licence`: what the card of the imported checkpoint that it began as states; "" without one. `is_trained`: since then, or here.
+    """
 
     artifacts: list[Artifact]
     num_missing: int
+    licence: str = ""
+    is_trained: bool = False
 
 
 def find_lineage(model: Path) -> Lineage:
-    """Walks back from the artifact in folder `model`. Empty for a folder that is no artifact."""
+    """Walks back from the artifact in folder `model`. No artifacts for a folder that is none."""
     if not (model / RECORD).is_file():
-        return Lineage([], 0)
+        return Lineage([], 0, stated_licence(model))
     store, found, missing = model.resolve().parent, dict[str, Artifact](), set[str]()
 
     def visit(artifact: Artifact) -> None:
@@ -44,7 +51,21 @@ def find_lineage(model: Path) -> Lineage:
         found[artifact.fingerprint] = artifact
 
     visit(read_artifact(model.resolve()))
-    return Lineage(list(found.values()), len(missing))
+    licences = (stated_licence(artifact.path) for artifact in found.values() if artifact.record["stage"] == "export")
+    is_trained = any(artifact.record["stage"] != "export" for artifact in found.values())
+    return Lineage(list(found.values()), len(missing), next(filter(None, licences), ""), is_trained)
+
+
+def stated_licence(folder: Path) -> str:
+    """The licence that the card (README.md) of a model's folder names in its header; "" if there is none, or it is unknown.
+
+    A licence of Hugging Face's kind "other" is called by its own name.
+    """
+    path = folder / CARD
+    parts = re.split(r"^---\s*$", path.read_text("utf-8", "replace"), maxsplit=2, flags=re.MULTILINE) if path.is_file() else []
+    stated = dict(_STATED.findall(parts[1])) if len(parts) == 3 and not parts[0].strip("\ufeff\n ") else {}
+    found: str = stated.get("license", "")
+    return stated.get("license_name", found) if found == "other" else "" if found == UNKNOWN else found
 
 
 def same_model(artifact: Artifact) -> set[str]:
@@ -54,9 +75,18 @@ def same_model(artifact: Artifact) -> set[str]:
 
 
 def model_card(
-    export: Mapping[str, Any], config: ModelConfig, lineage: Lineage, *, scores: Sequence[Path], written: Mapping[str, Any]
+    export: Mapping[str, Any],
+    config: ModelConfig,
+    lineage: Lineage,
+    *,
+    scores: Sequence[Path],
+    written: Mapping[str, Any],
+    licence_files: Sequence[str] = (),
 ) -> str:
-    """The card as Markdown with Hugging Face's YAML header. `export` has the settings of the export, `written` what was made."""
+    """The card as Markdown with Hugging Face's YAML header. `export` has the settings of the export, `written` what was made.
+
+    `licence_files` are those that came with the model and lie beside the card.
+    """
     parts = [
         _header(export, config, lineage),
         f"# {export['name']}",
@@ -66,7 +96,7 @@ def model_card(
         _funnel(lineage),
         _mixture(lineage),
         _scores(lineage, scores),
-        _licence(export, lineage),
+        _licence(export, lineage, licence_files),
         _limits(export, config, lineage, has_scores=bool(scores)),
         _origin(lineage),
     ]
@@ -77,7 +107,7 @@ def _header(export: Mapping[str, Any], config: ModelConfig, lineage: Lineage) ->
     card = _data_card(lineage)
     languages = [name for name in (card or {"by": {"language": {}}})["by"]["language"] if name.isascii() and name.isalpha()]
     values: dict[str, Any] = {
-        "license": export["licence"] or UNKNOWN,
+        "license": export["licence"] or ("" if lineage.is_trained else lineage.licence) or UNKNOWN,
         "library_name": "transformers" if export["format"] == "hf" else "llama.cpp",
         "pipeline_tag": "text-generation" if config.head == "tokens" else "text-classification",
         "tags": ["bloomery", *(["gguf"] if export["format"] == "gguf" else []), *(["reward-model"] if config.head == "scalar" else [])],
@@ -114,13 +144,17 @@ def _training(lineage: Lineage) -> str:
     rows, total = [], 0.0
     for artifact in lineage.artifacts:
         metrics, tokens = artifact.record["metrics"], artifact.record["metrics"].get("tokens")
-        if artifact.kind != "checkpoint" or tokens is None:
+        if artifact.kind not in ("checkpoint", "reward_model") or tokens is None:
             continue
         shape = read_config(artifact.path)
         length = artifact.record["config"].get("sequence_tokens")
         flops = tokens * flops_per_token(shape, length or 1, attention=length is not None)
         total += flops
-        held_out = {key: metrics[key] for key in ("validation_bits_per_byte", "bits_per_byte", "validation_loss") if key in metrics}
+        held_out = {
+            key: metrics[key]
+            for key in ("validation_bits_per_byte", "bits_per_byte", "validation_loss", "held_out_accuracy")
+            if key in metrics
+        }
         said = ", ".join(f"{key.replace('_', ' ')} {value:.4g}" for key, value in held_out.items()) or "-"
         rows.append(f"| {artifact.record['stage']} | {tokens:,} | {metrics.get('steps', '-')} | {flops:.3g} | {said} |")
     if not rows:
@@ -203,8 +237,12 @@ def _intervals(value: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[s
                 yield from _intervals(inner, (*keys, str(key)))
 
 
-def _licence(export: Mapping[str, Any], lineage: Lineage) -> str:
+def _licence(export: Mapping[str, Any], lineage: Lineage, files: Sequence[str]) -> str:
     weights = f"The weights: {export['licence']}." if export["licence"] else "No licence was given for the weights."
+    if lineage.licence:
+        weights += f" The model that they began as is under {lineage.licence}, by its own card."
+    if files:
+        weights += f" {', '.join(files)} came with that model."
     card = _data_card(lineage)
     if card is None:
         return f"## Licence\n\n{weights} The licences of the training data are unknown."

@@ -66,11 +66,11 @@ def find_input(name: str, store: Path) -> str:
     return str(store / name) if not Path(name).exists() and (store / name).exists() else name
 
 
-def find_checkpoint(name: str, store: Path, *, node: str | None = None) -> Path:
+def find_checkpoint(name: str, store: Path, *, node: str | None = None, also_rewards: bool = False) -> Path:
     """The folder of a model: a Hugging Face folder, a checkpoint artifact, or of a run its best candidate.
 
-    Of a run that is what its last finished `export` made, else the last finished checkpoint; `node` names another.
-    Raises DataError if no model is there, ConfigError for an unknown node.
+    Of a run that is what its last finished `export` made, else the last finished checkpoint; `node` names another,
+    with `also_rewards` also a reward model. Raises DataError if no model is there, ConfigError for an unknown node.
     """
     run = find_run(name, store)
     if run is None:
@@ -82,6 +82,7 @@ def find_checkpoint(name: str, store: Path, *, node: str | None = None) -> Path:
         raise DataError(f"{name}: neither a run nor a model's folder (config.json and model.safetensors)")
     models = finished_nodes(run, kind="checkpoint")
     if node is not None:
+        models |= finished_nodes(run, kind="reward_model") if also_rewards else {}
         if node not in models:
             raise ConfigError(f"--model {node}: {run} has no finished model of that id; {suggest(node, models)}")
         return models[node]

@@ -16,7 +16,7 @@ from bloomery.core.errors import BloomeryError, ConfigError, DataError
 from bloomery.core.files import read_json
 from bloomery.core.fingerprint import fingerprint
 from bloomery.pipeline.locate import SPEC
-from bloomery.pipeline.node import Node
+from bloomery.pipeline.node import Node, kind_made
 from bloomery.pipeline.recipe import Recipe
 from bloomery.pipeline.sources import PREFIX, FileHashes, find_source
 
@@ -29,6 +29,7 @@ class Step:
 
     node: Node
     fingerprint: str
+    kind: str
     facts: Mapping[str, str]
     inputs: Mapping[str, tuple[str, ...]]
     paths: Mapping[str, tuple[Path, ...]]
@@ -43,7 +44,7 @@ class Step:
             "stage": self.node.stage.name,
             "version": self.node.stage.version,
             "fingerprint": self.fingerprint,
-            "kind": self.node.stage.output,
+            "kind": self.kind,
             "config": self.node.config.model_dump(mode="json"),
             "inputs": {slot: list(prints) for slot, prints in self.inputs.items()},
             "facts": dict(self.facts),
@@ -131,7 +132,8 @@ def identify(node: Node, store: Store, steps: Mapping[str, Step], hashes: FileHa
             paths[slot_name] = (*paths.get(slot_name, ()), *found)
     facts = node.stage.facts(node.config)
     print_ = fingerprint(stage=node.stage.name, version=node.stage.version, config=node.config, inputs=inputs, facts=facts)
-    return Step(node=node, fingerprint=print_, facts=facts, inputs=inputs, paths=paths, state="run", reason="never made")
+    kind = kind_made(node.stage, node.inputs, lambda parent: steps[parent].kind)
+    return Step(node=node, fingerprint=print_, kind=kind, facts=facts, inputs=inputs, paths=paths, state="run", reason="never made")
 
 
 def _decide(

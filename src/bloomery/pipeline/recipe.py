@@ -25,7 +25,7 @@ from typing import Any  # Any: the values of a TOML document before they are val
 from bloomery.core.config import Config, check_config, suggest
 from bloomery.core.errors import ConfigError
 from bloomery.core.stage import Cluster, Launch, Slot, Stage, fits, lacks_one_of
-from bloomery.pipeline.node import Node
+from bloomery.pipeline.node import Node, kind_made
 from bloomery.pipeline.places import Places
 from bloomery.pipeline.repeat import find_mistakes, repeat_nodes
 from bloomery.pipeline.sources import PREFIX
@@ -269,7 +269,7 @@ class _Reader:
                 inputs[name] = sources
         for name, slot in stage.inputs.items():
             if name not in given and not slot.optional:
-                self._report(where, f'{node_id}: the stage {stage.name} needs the input "{name}" ({slot.kind}), but it is not given')
+                self._report(where, f'{node_id}: the stage {stage.name} needs the input "{name}" ({slot.takes}), but it is not given')
         if problem := lacks_one_of(stage, [name for name, value in given.items() if value != []]):
             self._report(where, f"{node_id}: {problem}")
         return {name: inputs[name] for name in stage.inputs if name in inputs}
@@ -289,8 +289,18 @@ class _Reader:
         if source not in ids:
             hint = suggest(source, [other for other in ids if other != node_id])
             self._report(where, f'{node_id}.inputs.{slot_name}: there is no stage with the id "{source}"; {hint} (files: "file:PATH")')
-        elif source in self._wired and not fits((made := self._wired[source][0]).output, slot):
-            self._report(where, f"{node_id}.inputs.{slot_name}: needs {slot.kind}, but {source} ({made.name}) makes {made.output}")
+        elif source in self._wired and not fits(kind := self._kind_made(source), slot):
+            made = self._wired[source][0].name
+            self._report(where, f"{node_id}.inputs.{slot_name}: needs {slot.takes}, but {source} ({made}) makes {kind}")
+
+    def _kind_made(self, node_id: str, seen: tuple[str, ...] = ()) -> str:
+        stage, inputs = self._wired[node_id]
+
+        def kind_of(source: str) -> str:
+            in_circle = source in (node_id, *seen)  # reported with the other circles
+            return stage.output if in_circle or source not in self._wired else self._kind_made(source, (node_id, *seen))
+
+        return kind_made(stage, inputs, kind_of)
 
 
 def _find_cycle(parents: Mapping[str, Sequence[str]]) -> list[str]:

@@ -99,7 +99,7 @@ def _identify(
             mistakes.append(f'--input {slot}: the stage {stage.name} has no input "{slot}"; {suggest(slot, stage.inputs)}')
     for name, slot_type in stage.inputs.items():
         if name not in inputs and not slot_type.optional:
-            mistakes.append(f"--input {name}=...: the stage {stage.name} needs {slot_type.kind} there")
+            mistakes.append(f"--input {name}=...: the stage {stage.name} needs {slot_type.takes} there")
     if problem := lacks_one_of(stage, inputs):
         mistakes.append(f"--input: {problem}")
     if launch is not None and launch.num_processes > 1 and not stage.spmd:

@@ -70,7 +70,7 @@ def find_source(pattern: str, slot: Slot, hashes: FileHashes) -> Source:
     if (path / RECORD).is_file():
         artifact = read_artifact(path)
         if not fits(artifact.kind, slot):
-            raise ConfigError(f"{path}: holds {artifact.kind}; expected {slot.kind}")
+            raise ConfigError(f"{path}: holds {artifact.kind}; expected {slot.takes}")
         return Source((path,), artifact.fingerprint)
     if path.is_dir():
         files = sorted(p for p in path.rglob("*") if p.is_file() and not any(part.startswith(".") for part in p.relative_to(path).parts))
@@ -81,7 +81,7 @@ def find_source(pattern: str, slot: Slot, hashes: FileHashes) -> Source:
         paths = tuple(files)
         base = Path(os.path.commonpath([p.parent for p in files])) if files else path
     if not files:
-        raise DataError(f"{pattern}: found no file there (looked in {Path.cwd()}); expected {slot.kind}: a file, a folder or a glob")
+        raise DataError(f"{pattern}: found no file there (looked in {Path.cwd()}); expected {slot.takes}: a file, a folder or a glob")
     try:
         names = [[p.relative_to(base).as_posix(), p.stat().st_size, hashes.sha256(p)] for p in files]
     except OSError as error:

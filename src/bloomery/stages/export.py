@@ -25,7 +25,7 @@ from bloomery.model.architectures import read_config
 from bloomery.model.config import count_params
 from bloomery.model.gguf import FILE_NAMES, GgufType, find_architecture, read_gguf, write_gguf
 from bloomery.model.gguf_vocabulary import read_vocabulary
-from bloomery.model.huggingface import ADAPTER_FOLDER, load_model, save_model, save_model_as
+from bloomery.model.huggingface import ADAPTER_FOLDER, copy_licence, licence_files, load_model, save_model, save_model_as
 from bloomery.model.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, load_adapter, merge_adapters, merged_weights
 from bloomery.model.model_card import CARD, find_lineage, model_card
 from bloomery.model.transformer import Transformer
@@ -50,7 +50,8 @@ class ExportConfig(Config):
     name: str = "bloomery model"
     """What the model card and the GGUF call the model."""
     licence: str = ""
-    """Of the weights, as Hugging Face spells it ("apache-2.0"): yours to choose. Empty: the card says that none was given."""
+    """Of the weights, as Hugging Face spells it ("apache-2.0"): yours to choose. Empty: that of an imported checkpoint
+    which nothing has trained, by its own card; of any other the card says that none was given."""
 
     @field_validator("format")
     @classmethod
@@ -81,6 +82,11 @@ def export(
             f"(vocab.json, tokenizer.model), let transformers write one: AutoTokenizer.from_pretrained({str(model)!r}).save_pretrained(...)"
         )
     source = model
+    if config.lora == "beside" and read_config(model).head == "scalar":
+        raise DataError(
+            f"{model}: the weights beneath a reward model's LoRA are a language model's, and its adapter/ has the head: PEFT puts it "
+            'on that model, loaded as AutoModelForSequenceClassification. To export the reward model, leave out lora = "beside"'
+        )
     if config.lora == "beside":
         source, adapter = _find_parts(model, adapter)
         for name in (ADAPTER_CONFIG, ADAPTER_WEIGHTS):
@@ -99,7 +105,11 @@ def export(
     is_gguf = config.format == "gguf"
     found = _export_gguf(config, loaded, source, stored, out) if is_gguf else _export_folder(config, loaded, source, out)
     facts = {"params": count_params(loaded.config), **found}
-    write_text(out / CARD, model_card(config.model_dump(), loaded.config, find_lineage(model), scores=scores, written=found))
+    lineage = find_lineage(model)
+    if adapter is not None:
+        lineage = lineage._replace(is_trained=True)
+    files = licence_files(out)
+    write_text(out / CARD, model_card(config.model_dump(), loaded.config, lineage, scores=scores, written=found, licence_files=files))
     return facts
 
 
@@ -130,6 +140,7 @@ def _export_gguf(config: ExportConfig, model: Transformer, source: Path, stored:
     path = out / FILE_NAMES[kind]
     vocabulary = read_vocabulary(source, num_rows=model.config.vocab_size)
     out.mkdir(parents=True, exist_ok=True)
+    copy_licence(source, out)
     write_gguf(model, path, vocabulary=vocabulary, kind=kind, special=special, name=config.name)
     written = read_gguf(model, path)
     for name, weight in merged_weights(model).items():
@@ -178,10 +189,11 @@ STAGE = Stage(
     config_type=ExportConfig,
     run=export,
     inputs={
-        "model": Slot("checkpoint"),
+        "model": Slot("checkpoint", also=("reward_model",)),
         "adapter": Slot("checkpoint", optional=True),
         "scores": Slot("scores", many=True, optional=True),
     },
     output="checkpoint",
-    version=3,
+    passes_on="model",
+    version=4,
 )

@@ -4,10 +4,23 @@ from typing import Any
 
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from bloomery.core.config import check_config
 from bloomery.model.architectures import describe
-from bloomery.model.config import ModelConfig, ModelShape, RopeScaling, count_params, flops_per_token, make_model_config
+from bloomery.model.config import (
+    LORA_TARGETS,
+    LoraConfig,
+    LoraTarget,
+    ModelConfig,
+    ModelShape,
+    RopeScaling,
+    count_params,
+    flops_per_token,
+    make_model_config,
+)
+from bloomery.model.lora import add_adapters
 from bloomery.model.transformer import Transformer
 
 LLAMA_31_8B = ModelConfig(
@@ -41,6 +54,43 @@ def test_a_window_is_all_that_attention_costs_in_the_layers_that_have_it() -> No
     plain = flops_per_token(window, 8192, attention=False)
     assert flops_per_token(window, 8192) - plain == 12 * 32 * 128 * (30 * 4096 + 2 * 8192)
     assert flops_per_token(window, 1000) == flops_per_token(LLAMA_31_8B, 1000)
+
+
+SMALL = ModelConfig(vocab_size=300, dim=64, num_layers=3, num_heads=4, num_kv_heads=2, head_dim=16, mlp_dim=96, max_positions=64)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"num_kv_heads": 4, "tied_embeddings": False},
+        {"head_dim": 32, "num_kv_heads": 1, "qk_norm": False, "attention_bias": "qkv"},
+        {"qk_norm": False, "attention_bias": "all"},
+        {"head": "scalar", "tied_embeddings": False},
+    ],
+    ids=["tied", "free", "wide heads", "biases", "scalar head"],
+)
+@pytest.mark.parametrize("targets", [(), ("q_proj", "v_proj"), LORA_TARGETS], ids=["all weights", "two adapters", "seven adapters"])
+def test_torch_counts_the_same_parameters_and_operations(changes: dict[str, Any], targets: tuple[LoraTarget, ...]) -> None:
+    config = SMALL.model_copy(update=changes)
+    model = Transformer(config, seed=1)
+    assert sum(parameter.numel() for parameter in model.parameters()) == count_params(config)
+    lora = LoraConfig(rank=5, targets=targets) if targets else LoraConfig()
+    add_adapters(model, lora, seed=1)
+    if config.head == "scalar":
+        model.score.requires_grad_(True)  # as reward_model does
+    token_BT = torch.arange(128).view(2, 64)
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        hidden_BTD = model.hidden_states(token_BT)
+        model.logits(hidden_BTD).sum().backward()
+    counted = {str(kind): count / token_BT.numel() for kind, count in counter.get_flop_counts()["Global"].items()}
+    # Nothing trained lies beneath the first layer's queries, keys and values: no gradient goes back through them.
+    first = 2 * config.dim * config.head_dim * (config.num_heads + 2 * config.num_kv_heads) if targets else 0
+    first += 2 * 5 * config.dim * len({"q_proj", "k_proj", "v_proj"} & set(targets))
+    matrices = flops_per_token(config, 64, attention=False, lora=lora)
+    assert counted["aten.mm"] + counted.get("aten.addmm", 0) == matrices - first
+    if not targets:  # else torch leaves out gradients in the first layer's attention, and frozen norms have small products
+        assert counted["aten.bmm"] == flops_per_token(config, 64) - matrices
 
 
 def test_one_dial_gives_every_size_and_any_of_them_can_be_set() -> None:

@@ -10,9 +10,10 @@ from torch.distributed.checkpoint.filesystem import FileSystemReader
 
 from bloomery.core.errors import ConfigError
 from bloomery.core.files import read_json, write_jsonl
-from bloomery.core.metrics import MetricsLog
+from bloomery.core.metrics import MetricsLog, read_metrics
 from bloomery.core.stage import Runtime
-from bloomery.model.config import LoraConfig
+from bloomery.model.architectures import read_config
+from bloomery.model.config import LoraConfig, flops_per_token
 from bloomery.stages.export import ExportConfig, export
 from bloomery.stages.preference import PreferenceConfig, preference
 from bloomery.stages.pretrain import PretrainConfig, pretrain
@@ -44,7 +45,11 @@ def test_adapters_learn_and_the_run_goes_on_from_a_snapshot_that_holds_nothing_e
     monkeypatch.setattr(checkpoint, "FIRST_COST_SECONDS", 0.0)
     monkeypatch.setattr(checkpoint, "SAVE_FRACTION", 1e9)
     inputs = {"tokens": tiny_tokens, "tokenizer": tiny_tokenizer, "init": tiny_checkpoint}
-    metrics = pretrain(TINY, **inputs, out=tmp_path / "whole", runtime=Runtime(quiet=True))
+    log = MetricsLog(tmp_path / "whole.jsonl")
+    metrics = pretrain(TINY, **inputs, out=tmp_path / "whole", runtime=Runtime(metrics=log, quiet=True))
+    model = read_config(tiny_checkpoint)
+    flops = {row["train/flops_per_token"] for row in read_metrics(tmp_path / "whole.jsonl") if "train/flops_per_token" in row}
+    assert flops == {flops_per_token(model, TINY.sequence_tokens, lora=TINY.lora)} != {flops_per_token(model, TINY.sequence_tokens)}
     before, after = (load_file(folder / "model.safetensors") for folder in (tiny_checkpoint, tmp_path / "whole"))
     changed = {name for name, weight in before.items() if not torch.equal(weight, after[name])}
     assert changed == {name for name in before if name.endswith(("q_proj.weight", "v_proj.weight", "up_proj.weight"))}

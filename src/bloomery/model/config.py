@@ -115,6 +115,9 @@ class LoraConfig(Config):
     """The matrices of each layer that get one."""
 
 
+NO_LORA = LoraConfig()
+
+
 class ModelShape(Config):
     """A model as a recipe says it. A size of 0 follows from `depth`.
 
@@ -190,14 +193,17 @@ def count_params(config: ModelConfig) -> int:
     return config.vocab_size * config.dim + config.num_layers * layer + config.dim + head
 
 
-def flops_per_token(config: ModelConfig, sequence_tokens: int, *, attention: bool = True) -> int:
+def flops_per_token(config: ModelConfig, sequence_tokens: int, *, attention: bool = True, lora: LoraConfig = NO_LORA) -> int:
     """Floating-point operations to train on one token, forward and backward (PaLM, arXiv:2204.02311, appendix B).
 
     6 for each parameter of a matrix product (the output layer is one, the embedding look-up is not), and with
     `attention` 12 * heads * head_dim * min(sequence_tokens, window) for each layer: the causal half is not taken off.
+    Where `lora` is trained, the matrices are not: 4 for each of their parameters, and 6 for each of an adapter or scalar head.
     """
     head = config.dim * (config.vocab_size if config.head == "tokens" else 1)
-    matrices = 6 * (config.num_layers * _layer_matrix_params(config) + head)
+    of_layer, of_adapters = _layer_matrix_params(config), _layer_adapter_params(config, lora)
+    matrices = config.num_layers * ((4 if lora.rank else 6) * of_layer + 6 * of_adapters)
+    matrices += (4 if lora.rank and config.head == "tokens" else 6) * head
     if not attention:
         return matrices
     seen = sum(min(sequence_tokens, config.window_of_layer(i) or sequence_tokens) for i in range(config.num_layers))
@@ -211,3 +217,9 @@ def _qkv_dim(config: ModelConfig) -> int:
 def _layer_matrix_params(config: ModelConfig) -> int:
     output = config.num_heads * config.head_dim
     return config.dim * (_qkv_dim(config) + output) + 3 * config.dim * config.mlp_dim
+
+
+def _layer_adapter_params(config: ModelConfig, lora: LoraConfig) -> int:
+    query, key = config.num_heads * config.head_dim, config.num_kv_heads * config.head_dim
+    widths = {"q_proj": query, "k_proj": key, "v_proj": key, "o_proj": query}  # at the matrix's other end is the stream; else the MLP
+    return lora.rank * sum(config.dim + widths.get(target, config.mlp_dim) for target in lora.targets)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple  # Any: the values of JSON documents
 from bloomery.core.artifact import RECORD, Artifact, read_artifact
 from bloomery.core.files import read_json
 from bloomery.model.architectures import name_architecture, read_config
-from bloomery.model.config import ModelConfig, count_params, flops_per_token
+from bloomery.model.config import LoraConfig, ModelConfig, count_params, flops_per_token
 
 CARD = "README.md"
 UNKNOWN = "unknown"
@@ -148,7 +148,8 @@ def _training(lineage: Lineage) -> str:
             continue
         shape = read_config(artifact.path)
         length = artifact.record["config"].get("sequence_tokens")
-        flops = tokens * flops_per_token(shape, length or 1, attention=length is not None)
+        lora = LoraConfig(**artifact.record["config"].get("lora", {}))
+        flops = tokens * flops_per_token(shape, length or 1, attention=length is not None, lora=lora)
         total += flops
         held_out = {
             key: metrics[key]
@@ -160,8 +161,8 @@ def _training(lineage: Lineage) -> str:
     if not rows:
         return "## Training\n\nUnknown: the artifacts of the training are not beside the checkpoint."
     note = (
-        f"Together {total:.3g} floating-point operations: 6 for each parameter of a matrix and token, and attention's where the length of "
-        "rows is known; generation and evaluation are not counted, nor are reference models."
+        f"Together {total:.3g} floating-point operations: 6 for each parameter of a matrix and token, 4 where a LoRA left the matrix as it "
+        "was, and attention's where the length of rows is known; generation and evaluation are not counted, nor are reference models."
     )
     return "\n".join(["## Training", "", "| stage | tokens | steps | FLOPs | held out |", "|---|---|---|---|---|", *rows, "", note])
 

@@ -308,7 +308,7 @@ def _use_of_machine(state: TrainState, batches: Sequence[B], report: StepReport,
     if dist.rank() != 0 or not batches:
         return {}
     model, device = state.model, state.model.device
-    flops = flops_per_token(model.config, batches[0].document_BT.shape[-1])
+    flops = flops_per_token(model.config, batches[0].document_BT.shape[-1], lora=model.lora)
     peak = peak_flops(device, model.compute_dtype) * dist.world_size()
     # Rank 0's places stand for those of every process that reads other rows: they differ by a row at most.
     places = sum(batch.document_BT.numel() for batch in batches) * state.parallel.layout.data

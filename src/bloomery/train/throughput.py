@@ -1,8 +1,9 @@
 """How much of the machine a training uses: model FLOP utilisation against a tabled or a measured peak, and memory.
 
 MFU = tokens/s * flops_per_token / peak, where flops_per_token is PaLM's count (model/config.py: 6 for each parameter of a
-matrix product, attention in full and not its causal half, nothing for recomputed activations, padding not counted), and
-the peak is the data sheet's dense bfloat16 rate of the GPU, or the rate that a large matrix product reaches here.
+matrix product, 4 where a LoRA leaves it as it is, attention in full and not its causal half, nothing for recomputed
+activations, padding not counted), and the peak is the data sheet's dense bfloat16 rate of the GPU, or the rate that a
+large matrix product reaches here.
 """
 
 import functools

@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tokenizers
 import transformers
@@ -40,6 +41,15 @@ def test_hard_texts_come_back_whole(tokenizer: Tokenizer, text: str) -> None:
 @settings(max_examples=300, deadline=None)
 def test_any_text_comes_back_whole(tokenizer: Tokenizer, text: str) -> None:
     assert tokenizer.decode(tokenizer.encode(text)) == text
+    assert tokenizer.encode_to_array(text).tolist() == tokenizer.encode(text)
+
+
+@pytest.mark.parametrize(
+    "text", [*HARD_TEXTS, "".join(SPECIAL_TOKENS) * 3, "a\ud800b", "a" + " " * (2 * MAX_WHITESPACE_RUN + 7) + "b\ud800"]
+)
+def test_an_array_has_the_ids_of_the_list(tokenizer: Tokenizer, text: str) -> None:
+    found = tokenizer.encode_to_array(text)
+    assert found.dtype == np.uint32 and found.tolist() == tokenizer.encode(text)
 
 
 def test_three_readers_of_one_file_give_the_same_ids(folder: Path) -> None:

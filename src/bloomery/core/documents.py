@@ -182,6 +182,6 @@ def _as_document(row: Mapping[str, Any]) -> dict[str, Any]:
     for name in ("id", "url", "source", "language", "date"):
         if document.get(name) is not None:
             document[name] = str(document[name])
-    # Lone surrogates come out of JSON escapes; Arrow's UTF-8 has no place for them.
+    # Lone surrogates come out of JSON escapes; Arrow's UTF-8 has no place for them. Python's replacement when it encodes is "?".
     document["text"] = str(document["text"] or "").encode("utf-8", "replace").decode("utf-8")
     return document

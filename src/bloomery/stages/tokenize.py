@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any  # Any: metrics are JSON values
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
@@ -110,9 +111,10 @@ def _tokenize_file(task: _Task) -> None:
             table = table.filter(pc.greater(pc.fill_null(pc.binary_length(table.column("text")), 0), 0))
             splits = [only or _split_of(name, task.validation_fraction) for name in table.column("id").to_pylist()]
             lengths = []
-            # One document's ids at a time are a Python list; what a batch leaves in memory is how long they were.
+            # One document's ids at a time are in memory; what a batch leaves there is how long they were.
             for split, text in zip(splits, table.column("text"), strict=True):
-                ids = [*tokenizer.begin, *tokenizer.encode(text.as_py()), tokenizer.end_id]
+                found = tokenizer.encode_to_array(text.as_py())
+                ids = np.concatenate([tokenizer.begin, found, [tokenizer.end_id]], dtype=np.uint32, casting="unsafe")
                 shards[split].append([ids])
                 lengths.append(len(ids))
             for split, counts in cards.items():

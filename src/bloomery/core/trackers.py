@@ -42,10 +42,15 @@ def open_trackers(names: Sequence[TrackerName], *, folder: Path, label: str, set
     return [makers[name](folder, label, settings) for name in dict.fromkeys(names)]
 
 
-def require_trackers(names: Sequence[TrackerName]) -> None:
-    """Raises ConfigError, naming what installs it, if a package is missing."""
-    for name in names:
-        _load(name, name)
+def find_missing(names: Sequence[TrackerName]) -> list[str]:
+    """What installs each package that is not there, in words."""
+    missing = []
+    for name in dict.fromkeys(names):
+        try:
+            _load(name, name)
+        except ConfigError as error:
+            missing.append(str(error))
+    return missing
 
 
 class _TensorBoard:
@@ -101,5 +106,5 @@ def _load(module: str, package: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        message = f"trackers = [\"{package}\"]: the package {package} is not installed: pip install 'bloomery[{EXTRAS[package]}]'"
+        message = f"launch.trackers = [\"{package}\"]: the package {package} is not installed: pip install 'bloomery[{EXTRAS[package]}]'"
         raise ConfigError(message) from error

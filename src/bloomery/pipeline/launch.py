@@ -18,7 +18,7 @@ from bloomery.core.metrics import MetricsLog
 from bloomery.core.pool import WORKER_MEMORY_BYTES, LocalPool, Pool
 from bloomery.core.stage import Cluster, Launch, Runtime, Stage
 from bloomery.core.stopping import never, watch_for_sigterm
-from bloomery.core.trackers import open_trackers, require_trackers
+from bloomery.core.trackers import find_missing, open_trackers
 from bloomery.pipeline.plan import Step, input_paths
 from bloomery.pipeline.ranks import run_ranks
 
@@ -55,7 +55,7 @@ def launch(
     # Absolute: workers may be on other machines, in other folders.
     arguments = {slot: _to_absolute(value) for slot, value in input_paths(step).items()}
     node = step.node
-    if misfits := node.stage.check_launch(node.config, node.launch, arguments):
+    if misfits := [*node.stage.check_launch(node.config, node.launch, arguments), *find_missing(node.launch.trackers)]:
         raise ConfigError("\n  ".join([f"{node.id}: {len(misfits)} mistake(s)", *misfits]))
     if node.launch.num_processes > 1:
         return _launch_ranks(node.stage, node.launch, step, arguments, out=out, log_folder=log_folder, workers=workers)
@@ -104,7 +104,6 @@ def _launch_ranks(
             "launch": launch.model_dump(mode="json"),
         },
     )
-    require_trackers(launch.trackers)  # before the processes start, where the message would be one among many
     # SIGTERM to us reaches the ranks through the file: between two steps they look for it, save and end.
     with watch_for_sigterm(flag=folder / STOP):
         code = run_ranks(spec, launch)

@@ -15,6 +15,7 @@ from bloomery.core.config import suggest
 from bloomery.core.errors import BloomeryError, ConfigError, DataError
 from bloomery.core.files import read_json
 from bloomery.core.fingerprint import fingerprint
+from bloomery.core.trackers import find_missing
 from bloomery.pipeline.locate import SPEC
 from bloomery.pipeline.node import Node, kind_made
 from bloomery.pipeline.recipe import Recipe
@@ -216,7 +217,8 @@ def _check_launches(steps: Iterable[Step]) -> None:
     mistakes = []
     for step in steps:
         inputs = {slot: paths[0] for slot, paths in step.paths.items() if paths}
-        mistakes += [f"{step.node.id}: {misfit}" for misfit in step.node.stage.check_launch(step.node.config, step.node.launch, inputs)]
+        misfits = [*step.node.stage.check_launch(step.node.config, step.node.launch, inputs), *find_missing(step.node.launch.trackers)]
+        mistakes += [f"{step.node.id}: {misfit}" for misfit in misfits]
     if mistakes:
         raise ConfigError("\n  ".join([f"{len(mistakes)} launch(es) that cannot be", *mistakes]))
 

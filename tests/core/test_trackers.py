@@ -1,6 +1,7 @@
 """What trackers were given is read back with their own readers."""
 
 import json
+import os
 import re
 import struct
 import subprocess
@@ -93,6 +94,16 @@ def test_weights_and_biases_keeps_the_rows_of_an_offline_run(tmp_path: Path) -> 
         if "train/loss" in items:
             losses.append((items["step"], items["train/loss"]))
     assert losses == [(1, 3.0), (2, 2.5), (1, 2.0)]  # also the step that came again
+
+
+def test_weights_and_biases_without_a_key_is_one_line_that_says_what_to_do(tmp_path: Path) -> None:
+    pytest.importorskip("wandb", reason="of the tracking extra")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    environment |= {"HOME": str(tmp_path), "NETRC": str(tmp_path / "none"), "WANDB_ERROR_REPORTING": "false"}
+    script = OFFLINE.replace('os.environ["WANDB_MODE"]', 'os.environ["WANDB_QUIET"]').replace('"offline"', '"true"')
+    command = [sys.executable, "-c", script, str(tmp_path / "pretrain-abc")]
+    ended = subprocess.run(command, env=environment, timeout=120, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert re.search(r'ConfigError: launch.trackers = \["wandb"\]: .*key.* WANDB_MODE=offline', ended.stderr.splitlines()[-1])
 
 
 def test_a_package_that_is_missing_is_named_with_what_installs_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,7 +35,7 @@ class Tracker(Protocol):
 def open_trackers(names: Sequence[TrackerName], *, folder: Path, label: str, settings: Mapping[str, Any]) -> list[Tracker]:
     """Trackers of one training, whose logs lie in `folder`; its name there tells it from others, and stays when it goes on.
 
-    Raises ConfigError if a package is not installed.
+    Raises ConfigError if a package is not installed, or does not let us in.
     """
     makers: dict[str, Callable[[Path, str, Mapping[str, Any]], Tracker]]
     makers = {"tensorboard": _TensorBoard, "wandb": _WeightsAndBiases, "trackio": _Trackio}
@@ -77,7 +77,12 @@ class _WeightsAndBiases:
     def __init__(self, folder: Path, label: str, settings: Mapping[str, Any]) -> None:
         wandb = _load("wandb", "wandb")
         folder.mkdir(parents=True, exist_ok=True)
-        self._run = wandb.init(project=PROJECT, name=label, id=folder.name, resume="allow", dir=str(folder), config=dict(settings))
+        try:
+            self._run = wandb.init(project=PROJECT, name=label, id=folder.name, resume="allow", dir=str(folder), config=dict(settings))
+        except wandb.Error as error:  # no key, or no connection
+            raise ConfigError(
+                f'launch.trackers = ["wandb"]: {error} With WANDB_MODE=offline it writes into {folder}, for `wandb sync`.'
+            ) from error
         # Their own count of steps can only rise; ours may go back.
         self._run.define_metric("*", step_metric="step")
 

@@ -74,7 +74,14 @@ Plant = Callable[[Any, Any], Any]
 
 
 def train(
-    out: Path, corpus: Path, language: Path, *, plant: Plant | None = None, init: Path | None = None, words: str = "", **settings: Any
+    out: Path,
+    corpus: Path | Sequence[Path],
+    language: Path,
+    *,
+    plant: Plant | None = None,
+    init: Path | None = None,
+    words: str = "",
+    **settings: Any,
 ) -> Run:
     """A pretraining of some hundred milliseconds, made by the stage itself; `plant` is called where `fit` would begin."""
     usual = {"model": SHAPE, "tokens": 512 * 90, "sequence_tokens": 64, "batch_tokens": 512, "num_validations": 4, "num_samples": 0}

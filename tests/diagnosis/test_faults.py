@@ -46,6 +46,45 @@ def test_an_explosion_and_its_step(tmp_path, corpus, language):
     assert run.findings()[0].evidence["before"] < 3 < run.findings()[0].evidence["highest"]
 
 
+def write_easy_and_hard(folder, language):
+    """Two sources: of two words, and of all."""
+    for name, words in (("easy", WORDS[:2]), ("hard", WORDS)):
+        write_tokens(folder / name, language, write_texts(500, seed=1, words=words), write_texts(30, seed=2, words=words))
+    return [folder / "easy", folder / "hard"]
+
+
+STAGED = {
+    "names": ["easy", "hard"],
+    "curriculum": [{"tokens": 512 * 60, "mixture": {"easy": 1}}, {"tokens": 512 * 60, "mixture": {"hard": 1}, "sequence_tokens": 32}],
+    "decay": "constant",
+}
+
+
+def test_a_curriculum_that_goes_on_with_something_harder_is_no_explosion(tmp_path, language, caplog):
+    run = train(tmp_path / "out", write_easy_and_hard(tmp_path, language), language, **STAGED)
+    losses = {row["step"]: row["train/loss"] for row in run.rows if "train/loss" in row}
+    assert losses[65] > 1.5 * losses[60]  # what would be one elsewhere
+    assert found(run) == set()
+    assert [record.getMessage() for record in caplog.records if record.name == "bloomery.train.watch"] == []
+
+
+def test_an_explosion_within_a_later_stage_of_a_curriculum(tmp_path, language):
+    def jump(state, run):
+        return replace(run, learning_rate_factor=lambda step: 1.0 if step < 90 else 100.0)
+
+    run = train(tmp_path / "out", write_easy_and_hard(tmp_path, language), language, plant=jump, **STAGED)
+    assert run.codes()[0] == "explosion" and 90 < run.findings()[0].step <= 96
+    assert "max_gradient_norm" not in run.findings()[0].remedy and "spike_sigmas" not in run.findings()[0].remedy  # they are on
+
+
+def test_an_explosion_with_the_first_step_of_a_stage_of_a_curriculum(tmp_path, language):
+    def jump(state, run):
+        return replace(run, learning_rate_factor=lambda step: 1.0 if step < 60 else 100.0)
+
+    run = train(tmp_path / "out", write_easy_and_hard(tmp_path, language), language, plant=jump, **STAGED)
+    assert run.codes()[0] == "explosion" and 60 < run.findings()[0].step <= 66
+
+
 def test_gradients_that_are_always_clipped(tmp_path, corpus, language):
     run = train(tmp_path / "out", corpus, language, max_gradient_norm=0.02)
     assert found(run) == {"always_clipped"} and run.findings()[0].evidence["clipped_fraction"] == 1.0

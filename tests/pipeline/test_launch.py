@@ -138,7 +138,9 @@ def test_a_recipe_whose_last_stage_cannot_be_launched_runs_none(tmp_path):
 
 def test_a_recipe_whose_last_stage_asks_for_a_tracker_that_is_not_installed_runs_none(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    recipe = load_recipe(RECIPES / "quickstart.toml", overrides=['base.launch.trackers=["wandb"]', "sft.launch.devices=2", "sft.launch.tensor=3"])
+    recipe = load_recipe(
+        RECIPES / "quickstart.toml", overrides=['base.launch.trackers=["wandb"]', "sft.launch.devices=2", "sft.launch.tensor=3"]
+    )
     facts = r"2 launch\(es\) .*\n  base: .*wandb is not installed: pip install 'bloomery\[tracking\]'\n  sft: launch: tensor = 3"
     with pytest.raises(ConfigError, match=facts):
         make_plan(recipe, Store(tmp_path))

@@ -253,6 +253,16 @@ def test_what_begins_anew_is_not_measured_against_what_was_before(tmp_path: Path
         assert bool(state.spikes) is expected
 
 
+def test_a_return_to_before_a_change_of_level_does_not_bring_the_old_level_back(tmp_path: Path) -> None:
+    state, faults = fresh_state(), {38: "nan", 39: "nan", 41: "nan"}
+    batches = [Rows(step, faults.get(step, "")) for step in range(80)]
+    run = Run(num_steps=50, objective=objective, batches_of_step=lambda step: [batches[step]], new_levels=frozenset([40]))
+    changed = CONFIG.model_copy(update={"rollback_steps": 32})
+    fit(state, run, changed, snapshots=Snapshots(tmp_path, settings="s"), runtime=Runtime(quiet=True))
+    assert state.rollbacks == [{"from_step": 42, "to_step": 32, "first_data_step": 32, "last_data_step": 41}]
+    assert len(state.usual_losses) == len(state.usual_norms) == 50 - 32  # of the new level alone
+
+
 def test_every_field_of_a_run_is_in_its_snapshots() -> None:
     state = fresh_state()
     assert {"model", "optimizers", "parallel", *counters_of(state)} == set(vars(state))

@@ -4,6 +4,7 @@ A column has a value for each row, NaN where the row has none. Of two rows with 
 killed, or rolled back, writes a step again), so a check reads a column by `curve_of`.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple  # Any: metrics.jsonl also holds words
 
@@ -50,6 +51,21 @@ def curve_of(columns: Columns, name: str) -> Curve:
     values, at = column[kept][::-1], steps[kept][::-1].astype(np.int64)
     unique, first = np.unique(at, return_index=True)
     return Curve(unique, values[first])
+
+
+def stretches(columns: Columns, curve: Curve) -> list[slice]:
+    """The parts of a curve over which the data are of one kind: one, or one for each stage of a curriculum.
+
+    >>> columns = {"step": np.arange(4.0), "train/loss": np.ones(4), "train/curriculum_stage": np.array([0.0, 0, 0, 1])}
+    >>> stretches(columns, curve_of(columns, "train/loss"))
+    [slice(0, 3, None), slice(3, 4, None)]
+    """
+    stages = curve_of(columns, "train/curriculum_stage")
+    if not len(stages) or not len(curve):
+        return [slice(0, len(curve))]
+    at = np.clip(np.searchsorted(stages.steps, curve.steps, side="right") - 1, 0, None)
+    cuts = (np.flatnonzero(np.diff(stages.values[at])) + 1).tolist()
+    return [slice(*ends) for ends in itertools.pairwise([0, *cuts, len(curve)])]
 
 
 def smooth(values: np.ndarray, *, width: int = 5) -> np.ndarray:

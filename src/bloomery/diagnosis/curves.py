@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from bloomery.diagnosis.columns import Columns, Curve, curve_of, ends, late, noise_of, smooth
+from bloomery.diagnosis.columns import Columns, Curve, curve_of, ends, late, noise_of, smooth, stretches
 from bloomery.diagnosis.finding import Facts, Finding
 
 MIN_ROWS = 24
@@ -46,42 +46,55 @@ RISES = 2
 
 
 def find_divergence(columns: Columns, facts: Facts) -> list[Finding]:
-    """Loss that rises for good: from the start (learning rate), after it had fallen (explosion), or again and again (order of data)."""
+    """Loss that rises for good: from the start (learning rate), after it had fallen (explosion), or again and again (order of data).
+
+    Each stage of a curriculum has a level of its own: the loss of one says nothing of the next one's, unless that is worse than guessing.
+    """
     curve = curve_of(columns, "train/loss")
     if facts.stage not in LOSS_STAGES or len(curve) < MIN_ROWS:
         return []
+    first, before = float(curve.values[0]), float(curve.values[0])
+    for part in stretches(columns, curve):
+        level = smooth(curve.values[part])
+        lowest = np.minimum.accumulate(level)
+        limit = np.full(len(level), math.inf)
+        if len(level) >= MIN_ROWS:
+            limit = lowest + np.maximum(RISE_FRACTION * np.abs(lowest), RISE_DEVIATIONS * noise_of(curve.values[part]))
+        # Whatever the noise (a run that breaks at its start is nothing but noise): this far above where it began is not learning.
+        worst = first if part.start == 0 else np.fmax(first, facts.guess_nats)
+        limit = np.minimum(limit, (1 + ABOVE_FIRST[facts.stage]) * np.abs(worst))
+        above = np.flatnonzero(_lasting(level > limit))
+        if len(above):
+            at = int(above[0])
+            before = float(lowest[at - 1]) if at else before
+            return _describe_rise(columns, facts, curve, at=part.start + at, before=before, highest=float(level[at:].max()))
+        before = float(lowest[-1])
+    return []
+
+
+def _describe_rise(columns: Columns, facts: Facts, curve: Curve, *, at: int, before: float, highest: float) -> list[Finding]:
+    """What a rise means that begins at a place of the curve."""
     level = smooth(curve.values)
-    lowest = np.minimum.accumulate(level)
-    limit = lowest + np.maximum(RISE_FRACTION * np.abs(lowest), RISE_DEVIATIONS * noise_of(curve.values))
-    # Whatever the noise (a run that breaks at its start is nothing but noise): this far above where it began is not learning.
-    limit = np.minimum(limit, (1 + ABOVE_FIRST[facts.stage]) * np.abs(curve.values[0]))
-    above = np.flatnonzero(_lasting(level > limit))
-    if not len(above):
-        return []
-    at = int(above[0])
-    before, top, end = float(lowest[at]), float(level[at:].max()), ends(level)[1]
-    numbers = {
-        "first": float(curve.values[0]),
-        "before": before,
-        "highest": top,
-        "last": end,
-        "learning_rate": _rate_at(columns, curve, at),
-    }
-    step, name = int(curve.steps[at]), f"{curve.values[0]:.3g}"
-    if before > (1 - LEARNED_FRACTION) * level[0]:
+    first, end = float(curve.values[0]), ends(level)[1]
+    numbers = {"first": first, "before": before, "highest": highest, "last": end, "learning_rate": _rate_at(columns, curve, at)}
+    step = int(curve.steps[at])
+    if float(level[: at + 1].min()) > (1 - LEARNED_FRACTION) * level[0]:
         return [Finding(
             code="learning_rate_too_high", severity="error", step=step, evidence=numbers,
-            title=f"The loss rose from {before:.3g} to {top:.3g} before it had learned anything (first loss {name}): steps are too large",
+            title=f"The loss rose from {before:.3g} to {highest:.3g} before it had learned anything (first loss {first:.3g}): "
+            "steps are too large",
             remedy="Divide learning_rate and embedding_learning_rate by 10, or find them with `bloomery lr-find`; a longer warmup_fraction "
             "helps only where the loss breaks in the warm-up.",
         )]  # fmt: skip
     if not facts.config.get("curriculum") and len(_rises(curve)) >= RISES:
         return []  # find_order tells of it
+    clip = "" if facts.setting("max_gradient_norm", 0.0) else "clip (max_gradient_norm = 1); "
+    is_guarded = facts.setting("spike_sigmas", 0.0) and facts.setting("rollback_spikes", 0.0)
+    guard = "" if is_guarded else "let spikes be left out (spike_sigmas = 6, rollback_spikes = 3); "
     return [Finding(
         code="explosion", severity="error", step=step, evidence=numbers,
-        title=f"The loss had fallen to {before:.3g} and rose to {top:.3g} from step {step} on; it ended at {end:.3g}",
-        remedy="Look at what step and learning rate changed there; lower the learning rate, clip (max_gradient_norm = 1), let spikes be "
-        "left out (spike_sigmas = 6, rollback_spikes = 3), and go on from a snapshot before that step.",
+        title=f"The loss had fallen to {before:.3g} and rose to {highest:.3g} from step {step} on; it ended at {end:.3g}",
+        remedy=f"Lower the learning rate, or let it rise more slowly; {clip}{guard}look at what else changed at that step.",
     )]  # fmt: skip
 
 
@@ -106,6 +119,11 @@ def find_slow_learning(columns: Columns, facts: Facts) -> list[Finding]:
     """A loss that does not fall, or so slowly and so straight that larger steps would carry it further."""
     curve = curve_of(columns, "train/loss")
     if facts.stage not in LOSS_STAGES or len(curve) < MIN_ROWS or find_divergence(columns, facts) or find_order(columns, facts):
+        return []
+    # What a curriculum goes on with may be harder than what it began with.
+    began = stretches(columns, curve)[0]
+    curve = Curve(curve.steps[began], curve.values[began])
+    if len(curve) < MIN_ROWS:
         return []
     head, tail = ends(curve.values)
     noise = noise_of(curve.values)

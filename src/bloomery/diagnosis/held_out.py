@@ -4,10 +4,11 @@ import math
 
 import numpy as np
 
-from bloomery.diagnosis.columns import Columns, curve_of, ends, noise_of, smooth
+from bloomery.diagnosis.columns import Columns, Curve, curve_of, ends, noise_of, smooth
 from bloomery.diagnosis.curves import LOSS_STAGES, TOKEN_STAGES, find_divergence, find_order
 from bloomery.diagnosis.finding import Facts, Finding
 
+BY_SOURCE = "validation/loss/"
 MIN_POINTS = 3
 """Validations below which a curve has no turn."""
 RISE_FRACTION = 0.05
@@ -32,12 +33,29 @@ their data (arXiv:2202.07646, fig. 1)."""
 
 
 def find_overfitting(columns: Columns, facts: Facts) -> list[Finding]:
-    """A held-out loss that has turned and rises while that of training falls, or lies far above it."""
-    held, train = curve_of(columns, "validation/loss"), curve_of(columns, "train/loss")
-    if facts.stage not in LOSS_STAGES or len(held) < MIN_POINTS or len(train) < 6:
+    """A held-out loss that has turned and rises while that of training falls, or lies far above it; of each source by itself.
+
+    Of all sources together they are not comparable: held-out text has equal parts of them, training what its mixture says.
+    """
+    if facts.stage not in LOSS_STAGES or find_divergence(columns, facts) or find_order(columns, facts):
+        return []  # where it diverged both losses go where they like
+    sources = [name.removeprefix(BY_SOURCE) for name in columns if name.startswith(BY_SOURCE)]
+    if not sources:
+        return _find_turn(curve_of(columns, "validation/loss"), curve_of(columns, "train/loss"), facts)
+    found = []
+    for source in sources:
+        held, train = curve_of(columns, f"{BY_SOURCE}{source}"), curve_of(columns, f"train/loss/{source}")
+        if not len(train):
+            continue
+        # Before it is read other sources may make it worse, and afterwards it may be forgotten: both are another thing.
+        read = (held.steps >= train.steps[0] - 1) & (held.steps <= train.steps[-1])
+        found += _find_turn(Curve(held.steps[read], held.values[read]), train, facts, of=f" of {source}")
+    return found
+
+
+def _find_turn(held: Curve, train: Curve, facts: Facts, *, of: str = "") -> list[Finding]:
+    if len(held) < MIN_POINTS or len(train) < 6:
         return []
-    if find_divergence(columns, facts) or find_order(columns, facts):
-        return []  # then both losses go where they like
     level = smooth(held.values) if len(held) >= MANY_POINTS else held.values
     best, last = int(level.argmin()), float(level[-1])
     lowest, (start, end) = float(level[best]), ends(train.values)
@@ -48,14 +66,14 @@ def find_overfitting(columns: Columns, facts: Facts) -> list[Finding]:
     if best < len(held) - 1 and last - lowest > rise and falls and end < start:
         return [Finding(
             code="overfitting", severity="warning", step=int(held.steps[best]), evidence=numbers,
-            title=f"The held-out loss was lowest at step {int(held.steps[best])} ({lowest:.3g}) and rose to {last:.3g}, "
+            title=f"The held-out loss{of} was lowest at step {int(held.steps[best])} ({lowest:.3g}) and rose to {last:.3g}, "
             f"while that of training fell to {end:.3g}",
             remedy=f"Stop near step {int(held.steps[best])}, or use more data, fewer epochs, a smaller model or more weight decay.",
         )]  # fmt: skip
     if facts.stage in TOKEN_STAGES and last - end > max(GAP_NATS, GAP_FRACTION * end):
         return [Finding(
             code="overfitting", severity="warning", evidence=numbers,
-            title=f"The held-out loss is {last:.3g} and that of training {end:.3g}: what was learned does not carry over",
+            title=f"The held-out loss{of} is {last:.3g} and that of training {end:.3g}: what was learned does not carry over",
             remedy="Use more data, fewer epochs or a smaller model; check that the held-out text is of the same kind.",
         )]  # fmt: skip
     return []

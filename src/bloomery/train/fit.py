@@ -227,6 +227,7 @@ def schedule_factor(step: int, num_steps: int, config: TrainingConfig) -> float:
 def _step(state: TrainState, run: Run[B], config: TrainingConfig) -> tuple[StepReport, dict[str, float]]:
     """One step, and the numbers of it for the log."""
     started = time.perf_counter()
+    level = sum(first <= state.data_step for first in run.new_levels)
     if state.data_step in run.new_levels:
         state.usual_losses, state.usual_norms = [], []
     factor = _learning_rate_factor(state.step, run, config)
@@ -240,6 +241,8 @@ def _step(state: TrainState, run: Run[B], config: TrainingConfig) -> tuple[StepR
     numbers = {"loss": report.loss, "learning_rate": factor * config.learning_rate, "gradient_norm": report.gradient_norm}
     numbers |= {**group_means(report.metrics), "tokens_per_second": round(report.tokens / seconds, 1), "skipped": state.skipped}
     numbers |= {"data_fraction": round((loaded - started) / seconds, 5), **_use_of_machine(state, batches, report, seconds)}
+    if run.new_levels:
+        numbers["curriculum_stage"] = level
     if state.model.compute_dtype == torch.float16:
         numbers["loss_scale"] = state.loss_scale
     # JSON has no NaN: the row of a step that was skipped leaves out what was not a number.
@@ -340,6 +343,9 @@ def _answer_spike(state: TrainState, run: Run[B], report: StepReport, snapshots:
         runtime.metrics.write({**numbers, "spike/reason": report.reason, **where})
     target = rollback_target(state, snapshots.rule)
     if target is not None and roll_back(state, target, snapshots):
+        left_out = range(state.rollbacks[-1]["first_data_step"], state.data_step)
+        if not run.new_levels.isdisjoint(left_out):
+            state.usual_losses, state.usual_norms = [], []  # of the level before, which does not come again
         dist.barrier()  # nobody may still be reading what rank 0 removes
         snapshots.forget_after(target)
         if dist.rank() == 0:

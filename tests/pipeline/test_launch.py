@@ -110,6 +110,12 @@ def test_a_snapshot_that_the_disk_does_not_take_ends_all_processes_with_one_line
     assert "Traceback" not in capfd.readouterr().err
 
 
+def test_a_process_that_is_killed_is_told_from_one_that_failed(inputs, tmp_path, monkeypatch):
+    monkeypatch.setattr(launch, "run_ranks", lambda *arguments: -signal.SIGKILL)
+    with pytest.raises(DataError, match=r"pretrain: one of 2 processes was ended by SIGKILL.*The same command continues"):
+        pretrain(inputs, tmp_path / "out", devices=2)
+
+
 def test_a_process_that_dies_ends_the_others_and_its_exit_code_is_told(tmp_path, monkeypatch):
     script = tmp_path / "python"
     wait_for_others = "while [ ! -s 0-of-3 ] || [ ! -s 2-of-3 ]; do sleep 0.01; done; exit 3"

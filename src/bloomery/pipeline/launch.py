@@ -8,6 +8,7 @@ reads them. What of a launch does not fit the model is told before any is starte
 import contextlib
 import importlib
 import logging
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any  # Any: metrics are whatever numbers a stage gives
@@ -112,6 +113,11 @@ def _launch_ranks(
     if problem.is_file():
         told = read_json(problem)
         raise (ConfigError if told["kind"] == "ConfigError" else DataError)(f"{step.node.id}: {told['message']}")
+    if code < 0:
+        raise DataError(
+            f"{step.node.id}: one of {launch.num_processes} processes was ended by {signal.Signals(-code).name}. A SIGKILL that nobody sent is "
+            "the system's, for want of memory: then a smaller launch.micro_batch_tokens helps. The same command continues."
+        )
     if code != 0:
         raise DataError(f"{step.node.id}: one of {launch.num_processes} processes ended with exit code {code}; its own messages are above")
     metrics: Mapping[str, Any] = read_json(result)

@@ -115,8 +115,8 @@ def _launch_ranks(
         raise (ConfigError if told["kind"] == "ConfigError" else DataError)(f"{step.node.id}: {told['message']}")
     if code < 0:
         raise DataError(
-            f"{step.node.id}: one of {launch.num_processes} processes was ended by {signal.Signals(-code).name}. A SIGKILL that nobody sent is "
-            "the system's, for want of memory: then a smaller launch.micro_batch_tokens helps. The same command continues."
+            f"{step.node.id}: one of {launch.num_processes} processes was ended by {signal.Signals(-code).name}. A SIGKILL that nobody "
+            "sent is the system's, for want of memory: then a smaller launch.micro_batch_tokens helps. The same command continues."
         )
     if code != 0:
         raise DataError(f"{step.node.id}: one of {launch.num_processes} processes ended with exit code {code}; its own messages are above")

@@ -1,5 +1,6 @@
 """`bloomery serve` as a process of its own: what it says, whom it answers, how it ends."""
 
+import itertools
 import json
 import os
 import signal
@@ -31,7 +32,7 @@ def test_it_says_where_it_is_answers_and_ends_at_ctrl_c(checkpoint):
     command = [
         sys.executable,
         "-m",
-        "bloomery.cli.main",
+        "bloomery",
         "serve",
         str(checkpoint),
         "--port",
@@ -46,7 +47,7 @@ def test_it_says_where_it_is_answers_and_ends_at_ctrl_c(checkpoint):
     environment = {**os.environ, "BLOOMERY_TOKEN": "not-to-be-seen"}
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
     try:
-        told = json.loads("".join(iter(process.stdout.readline, "}\n")) + "}")
+        told = json.loads("".join(itertools.takewhile(lambda line: line != "}\n", process.stdout)) + "}")
         assert told["model"] == "smith" and told["context_tokens"] == 64
         with openai.OpenAI(base_url=told["url"], api_key="not-to-be-seen", timeout=30) as client:
             answer = client.chat.completions.create(model="smith", messages=[{"role": "user", "content": "hi"}], max_tokens=3)

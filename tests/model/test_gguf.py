@@ -85,7 +85,7 @@ def test_what_llama_cpp_has_no_architecture_for_is_refused_by_name() -> None:
     llama3 = RopeScaling(kind="llama3", factor=8.0, original_positions=64)
     yarn = RopeScaling(kind="yarn", factor=8.0, original_positions=64, attention_factor=1.5)
     refused = {
-        "a reward model is exported as hf": LLAMA.model_copy(update={"head": "scalar"}),
+        r"a scalar head \(this is a reward model\)": LLAMA.model_copy(update={"head": "scalar"}),
         "biases in the attention of Qwen3": ModelConfig(**SIZES, attention_bias="all"),
         r"every fourth, found \[1\]": LLAMA.model_copy(update={"nope_layers": (1,)}),
         "Llama 3's stretched positions in Qwen3": ModelConfig(**SIZES, rope_scaling=llama3),

@@ -227,7 +227,7 @@ def schedule_factor(step: int, num_steps: int, config: TrainingConfig) -> float:
 def _step(state: TrainState, run: Run[B], config: TrainingConfig) -> tuple[StepReport, dict[str, float]]:
     """One step, and the numbers of it for the log."""
     started = time.perf_counter()
-    level = sum(first <= state.data_step for first in run.new_levels)
+    curriculum_stage = sum(first <= state.data_step for first in run.new_levels)  # before train_step moves on
     if state.data_step in run.new_levels:
         state.usual_losses, state.usual_norms = [], []
     factor = _learning_rate_factor(state.step, run, config)
@@ -242,7 +242,7 @@ def _step(state: TrainState, run: Run[B], config: TrainingConfig) -> tuple[StepR
     numbers |= {**group_means(report.metrics), "tokens_per_second": round(report.tokens / seconds, 1), "skipped": state.skipped}
     numbers |= {"data_fraction": round((loaded - started) / seconds, 5), **_use_of_machine(state, batches, report, seconds)}
     if run.new_levels:
-        numbers["curriculum_stage"] = level
+        numbers["curriculum_stage"] = curriculum_stage
     if state.model.compute_dtype == torch.float16:
         numbers["loss_scale"] = state.loss_scale
     # JSON has no NaN: the row of a step that was skipped leaves out what was not a number.
